@@ -48,4 +48,4 @@ format: $(READY)  ## format, and mend what the linter can mend by itself
 
 clean:  ## remove .venv, build output and caches
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null; true
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
