@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every convolution that deep learning uses: layers that are exact, explained and measured."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "compare": "analysis.compare",
+    "cost": "analysis.cost",
+    "effective_receptive_field": "analysis.effective",
+    "functional": "functional",
+    "nn": "nn",
+    "profile": "analysis.profile",
+    "receptive_field": "analysis.receptive_field",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'omniconv' has no attribute {name!r}")
+    module = import_module(f"omniconv.{_HOME[name]}")
+    value = module if name == _HOME[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

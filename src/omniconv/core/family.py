@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``Family``: the record that ties one folder of ``ops/`` together. It imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from .cost import Cost
+from .problem import ConvProblem
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a network that a layer could fill, as ``compare`` and ``explain`` are asked for it.
+
+    ``padding`` None keeps the size (divided by the stride); ``groups`` and ``heads`` are for the settings that have them.
+    """
+
+    in_channels: int
+    out_channels: int
+    in_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 4
+    heads: int = 8
+    batch: int = 1
+    padding: Any = None
+    output_padding: Any = 0
+    bias: bool = False
+
+    @property
+    def dim(self) -> int:
+        return len(self.in_size)
+
+    def keeping(self, dilation: tuple[int, ...]) -> Any:
+        """The padding asked for, or the one that keeps the size: symmetric where the span is odd, else ``tf_same``."""
+        if self.padding is not None:
+            return self.padding
+        spans = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, dilation, strict=True)]
+        return tuple((e // 2, e // 2) if e % 2 else "tf_same" for e in spans)
+
+
+def anywhere(position: Position) -> tuple[Position, str] | None:
+    """The ``nearest`` of a setting that fits every position as it is."""
+    return None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A family with particular numbers, under the name the field gives it.
+
+    Attributes:
+        name: as the command line and JSON spell it.
+        korean: its Korean name.
+        aliases: other names in use.
+        summary: one sentence: what it is.
+        build: the problem at a position; raises ``ValueError`` where the position breaks a rule.
+        matches: whether a problem of the family bears this name; the first setting that matches names it.
+        nearest: None where the position fits; else the nearest that does, and why it had to change.
+        equals: what it equals exactly, and when.
+    """
+
+    name: str
+    korean: str
+    summary: str
+    build: Callable[[Position], ConvProblem]
+    matches: Callable[[ConvProblem], bool]
+    nearest: Callable[[Position], tuple[Position, str] | None] = anywhere
+    aliases: tuple[str, ...] = ()
+    equals: str = ""
+
+
+def takes_all(problem: ConvProblem) -> str | None:
+    """The ``refuse`` of a kernel that takes every problem of its family."""
+    return None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute a family: the function ``name`` in the folder's ``module``.
+
+    ``refuse`` returns None, or one sentence saying why this kernel cannot take a problem.
+    """
+
+    name: str
+    summary: str
+    module: str = "aten"
+    refuse: Callable[[ConvProblem], str | None] = takes_all
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One formula: its names, its schema, its kernels, what it costs, and where its files are.
+
+    Attributes:
+        name: the folder under ``ops/`` and the prefix of its problem strings.
+        formula: the formula in the project's letters.
+        source: the paper.
+        schema: the arguments of its operator: tensors first, then numbers.
+        tensors: shape of each tensor argument, in schema order, for a problem with a known size; None for an absent one.
+        numbers: the other arguments of the schema, in order, from the problem and the padding resolved for an input.
+        settings: its named settings; the first that matches names a problem, the last matches everything.
+        kernels: how it can be computed, fastest first; the last takes every problem.
+        cost: its cost.
+        cases: problem strings that tests, benchmarks and figures share, by name.
+        path: the convolutions in sequence whose taps make its receptive field.
+        unbounded: why its receptive field has no fixed size, or "".
+        layers, functions: public names in ``layer.py``.
+        batched: tensors that lose their first axis on an input without a batch.
+        check: raises ``ValueError`` where the special numbers of a problem break the family's rules.
+    """
+
+    name: str
+    formula: str
+    source: str
+    schema: str
+    tensors: Callable[[ConvProblem], Mapping[str, Shape | None]]
+    numbers: Callable[[ConvProblem, tuple[int, ...]], tuple[Any, ...]]
+    settings: tuple[Setting, ...]
+    kernels: tuple[Kernel, ...]
+    cost: Callable[[ConvProblem], Cost]
+    cases: Mapping[str, str]
+    layers: tuple[str, ...]
+    functions: tuple[str, ...]
+    batched: tuple[str, ...] = ("input",)
+    path: Callable[[ConvProblem], tuple[ConvProblem, ...]] = field(default=lambda problem: (problem,))
+    unbounded: Callable[[ConvProblem], str] = field(default=lambda problem: "")
+    check: Callable[[ConvProblem], None] = field(default=lambda problem: None)
+
+    @cached_property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Names of the tensor arguments, in schema order."""
+        arguments = self.schema[1 : self.schema.index(")")].split(", ")
+        return tuple(a.split()[1] for a in arguments if a.startswith("Tensor"))
+
+    def part(self, name: str) -> ModuleType:
+        """The module ``name`` of the family's folder (``layer``, ``reference``, ``aten``, …), imported on first use."""
+        return import_module(f"omniconv.ops.{self.name}.{name}")
+
+    def setting_of(self, problem: ConvProblem) -> Setting:
+        """The setting whose name ``problem`` bears."""
+        return next(setting for setting in self.settings if setting.matches(problem))
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def families() -> Mapping[str, Family]:
+    """Every registered family by name, in the order of the documentation."""
+    if not _FAMILIES:
+        for name in import_module("omniconv.ops").NAMES:
+            _FAMILIES[name] = import_module(f"omniconv.ops.{name}").FAMILY
+    return _FAMILIES
+
+
+def family_of(problem: ConvProblem) -> Family:
+    """The family of ``problem``."""
+    if problem.family not in families():
+        raise ValueError(f"`family` (={problem.family!r}) is not registered; use {', '.join(families())}.")
+    return families()[problem.family]
+
+
+def settings() -> Mapping[str, tuple[Family, Setting]]:
+    """Every named setting with its family, in the order of the documentation."""
+    return {setting.name: (family, setting) for family in families().values() for setting in family.settings}

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ConvLayer``: what every layer with one weight and one bias shares: parameters, initialisation, repr, a checked plan."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .problem import ConvProblem
+from .register import Plan
+
+
+class ConvLayer(nn.Module):
+    """Base of the layers. A subclass sets ``dim``, builds its problem and calls ``super().__init__(problem, …)``.
+
+    The attributes of a torch convolution (``in_channels`` to ``padding_mode``) stand under the same names, as the user
+    gave them, so that code that reads a torch layer reads this one.
+    """
+
+    dim: ClassVar[int]
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        problem: ConvProblem,
+        weight_shape: tuple[int, ...],
+        padding: Any,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = problem.in_channels
+        self.out_channels = problem.out_channels
+        self.kernel_size = problem.kernel_size
+        self.stride = problem.stride
+        self.padding = padding if isinstance(padding, str) else _as_given(problem)
+        self.dilation = problem.dilation
+        self.groups = problem.groups
+        self.padding_mode = problem.padding_mode
+        self.transposed = problem.transposed
+        self.output_padding = problem.output_padding or (0,) * problem.dim
+        self.plan = Plan(problem)
+        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
+        if problem.bias:
+            self.bias = nn.Parameter(torch.empty(problem.out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    @property
+    def problem(self) -> ConvProblem:
+        """The numbers of this layer, without an input size."""
+        return self.plan.problem
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias uniformly within 1/sqrt(fan-in), as torch does for its convolutions."""
+        fan_in = math.prod(self.weight.shape[1:])
+        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.plan(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        if any(entry != (0, 0) for entry in self.problem.padding):
+            parts.append(f"padding={self.padding!r}")
+        if any(d != 1 for d in self.dilation):
+            parts.append(f"dilation={self.dilation}")
+        if any(self.output_padding):
+            parts.append(f"output_padding={self.output_padding}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode}")
+        return ", ".join(parts)
+
+
+def _as_given(problem: ConvProblem) -> tuple[Any, ...]:
+    """Padding as torch stores it, one number per axis, or the pairs and rules where one number does not do."""
+    if all(not isinstance(entry, str) and entry[0] == entry[1] for entry in problem.padding):
+        return tuple(entry[0] for entry in problem.padding)
+    return problem.padding

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From record to running code, once for all families: operators, checks of tensors, and the call of the chosen kernel.
+
+Every kernel of every family is an operator ``omniconv::<family>.<kernel>`` with the record's schema. A kernel made of
+ATen calls is registered as a composite, so that gradients of every order, fakes, autocast and vmap are those of its
+parts. Eager code calls the same function without the dispatcher, which would only decompose it (6 µs a call).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .choose import choose
+from .family import Family, Shape, families, family_of
+from .observe import current_listener, listening
+from .problem import ConvProblem
+
+Function = Callable[..., Tensor]
+
+
+_LIBRARY = torch.library.Library("omniconv", "DEF")
+_KERNELS: dict[tuple[str, str], tuple[Function, Any]] = {}
+
+
+def register(family: Family) -> None:
+    """Define the operators of ``family`` and remember each kernel's function and operator."""
+    for kernel in family.kernels:
+        function = getattr(family.part(kernel.module), kernel.name)
+        _LIBRARY.define(f"{family.name}.{kernel.name}{family.schema}")
+        _LIBRARY.impl(f"{family.name}.{kernel.name}", function, "CompositeImplicitAutograd")
+        _KERNELS[family.name, kernel.name] = (function, operator(family.name, kernel.name))
+
+
+def operator(family: str, kernel: str) -> Any:
+    """The operator ``torch.ops.omniconv.<family>.<kernel>``."""
+    return getattr(getattr(torch.ops.omniconv, family), kernel)
+
+
+class Plan:
+    """A checked problem with the kernel that will run it; called with the family's tensors in schema order."""
+
+    def __init__(self, problem: ConvProblem) -> None:
+        self.problem = problem
+        self.family = family_of(problem)
+        self.family.check(problem)
+        self.choice = choose(problem)
+        self._run, self._operator = _KERNELS[problem.family, self.choice.kernel.name]
+        self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
+
+    def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
+        return Plan, (self.problem,)
+
+    def __call__(self, *tensors: Tensor | None) -> Tensor:
+        input = tensors[0]
+        names = self.family.tensor_names
+        if not isinstance(input, Tensor):
+            raise TypeError(f"`{names[0]}` (={type(input).__name__}) must be a torch.Tensor.")
+        unbatched = input.dim() == self.problem.dim + 1
+        if unbatched:
+            tensors = tuple(
+                t.unsqueeze(0) if isinstance(t, Tensor) and name in self.family.batched else t
+                for name, t in zip(names, tensors, strict=True)
+            )
+        check_tensors(self.family, self.problem, tensors)
+        output = self._watched(tensors)
+        return output.squeeze(0) if unbatched else output
+
+    def _watched(self, tensors: tuple[Tensor | None, ...]) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._operator(*tensors, *self._arguments(tensors))  # type: ignore[no-any-return]
+        listener = current_listener()
+        if listener is None:
+            return self._run(*tensors, *self._arguments(tensors))
+        input: Any = tensors[0]
+
+        def run() -> Tensor:
+            with listening(None):
+                return self._run(*tensors, *self._arguments(tensors))
+
+        return listener(self.problem.at(tuple(input.shape[2:]), input.shape[0]), tensors, run)  # type: ignore[no-any-return]
+
+    def _arguments(self, tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+        if self._numbers is not None:
+            return self._numbers
+        input: Any = tensors[0]
+        return self.family.numbers(self.problem, tuple(input.shape[2:]))
+
+
+def planned(build: Callable[..., ConvProblem]) -> Callable[..., Plan]:
+    """Turn a function that builds problems into one that returns plans, remembered by value and type of the arguments."""
+    plans: dict[Any, Plan] = {}
+
+    def find(*arguments: Any) -> Plan:
+        if torch.compiler.is_compiling():
+            return Plan(build(*arguments))
+        key = (arguments, _kinds(arguments))
+        try:
+            return plans[key]
+        except (KeyError, TypeError):
+            plan = Plan(build(*arguments))
+        if len(plans) >= 4096:
+            plans.clear()
+        try:
+            plans[key] = plan
+        except TypeError:  # lists and traced sizes have no hash: built anew at each call
+            return plan
+        return plan
+
+    return find
+
+
+def weight_of(name: str, weight: object, dims: int, layout: str) -> tuple[int, ...]:
+    """The shape of ``weight``, from which a function reads its channels and taps.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: not ``dims`` dimensions.
+    """
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"`{name}` (={type(weight).__name__}) must be a torch.Tensor.")
+    if weight.dim() != dims:
+        raise ValueError(f"`{name}` shape (={tuple(weight.shape)}) must have {dims} dimensions, {layout}.")
+    return tuple(weight.shape)
+
+
+def _kinds(value: Any) -> Any:
+    return tuple([_kinds(v) for v in value]) if isinstance(value, tuple) else type(value)
+
+
+def check_tensors(family: Family, problem: ConvProblem, tensors: tuple[Tensor | None, ...]) -> None:
+    """Raise unless every tensor has the shape, type and device that the problem asks for.
+
+    Raises:
+        TypeError: not a tensor, not floating point, or dtypes that differ outside autocast.
+        ValueError: a shape or device that does not fit; the text names the one that would.
+    """
+    names = family.tensor_names
+    input: Any = tensors[0]
+    if input.dim() != problem.dim + 2:
+        raise ValueError(
+            f"`{names[0]}` has {input.dim()} dimensions and must have {problem.dim + 2} (n, c, {problem.dim} spatial) or "
+            f"{problem.dim + 1} without a batch; its shape is {tuple(input.shape)}."
+        )
+    if input.shape[1] != problem.in_channels:
+        raise ValueError(
+            f"`{names[0]}` channels (={input.shape[1]}) must be `in_channels` (={problem.in_channels}); its shape is "
+            f"{tuple(input.shape)}, read as (n, c, *spatial)."
+        )
+    mixed = torch.is_autocast_enabled(input.device.type)
+    expected = family.tensors(problem.at(tuple(input.shape[2:]), input.shape[0]))
+    for name, tensor in zip(names, tensors, strict=True):
+        shape = expected[name]
+        if tensor is None:
+            if shape is not None:
+                raise TypeError(f"`{name}` (=None) must be a torch.Tensor of shape {shape}.")
+            continue
+        _check_tensor(name, tensor, shape, input, mixed)
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: Shape | None, input: Tensor, mixed: bool) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"`{name}` (={type(tensor).__name__}) must be a torch.Tensor.")
+    if shape is None:
+        raise ValueError(f"`{name}` (of shape {tuple(tensor.shape)}) has no place in this convolution; use None.")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"`{name}` shape (={tuple(tensor.shape)}) must be {shape}.")
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise TypeError(f"`{name}` dtype (={tensor.dtype}) must be a floating-point type; use {name}.float().")
+    if tensor.dtype != input.dtype and not mixed:
+        raise TypeError(f"`{name}` dtype (={tensor.dtype}) must be that of the input (={input.dtype}); use .to().")
+    if tensor.device != input.device:
+        raise ValueError(f"`{name}` device (={tensor.device}) must be that of the input (={input.device}); use .to().")
+
+
+for _family in families().values():
+    register(_family)

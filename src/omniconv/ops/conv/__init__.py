@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ordinary convolution and its settings: standard, dilated, grouped, depthwise, pointwise, causal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from omniconv.core.family import Family, Kernel, Position, Setting
+from omniconv.core.numbers import divisors
+from omniconv.core.problem import ConvProblem
+
+from .cases import CASES
+from .cost import cost, tensors
+
+
+def _at(position: Position, **changes: Any) -> ConvProblem:
+    dilation = changes.pop("dilation", position.dilation)
+    arguments: dict[str, Any] = {"padding": position.keeping(dilation), "kernel_size": position.kernel_size} | changes
+    return ConvProblem.of(
+        "conv",
+        position.dim,
+        position.in_channels,
+        position.out_channels,
+        stride=position.stride,
+        dilation=dilation,
+        bias=position.bias,
+        in_size=position.in_size,
+        batch=position.batch,
+        **arguments,
+    )
+
+
+def _dilated(position: Position) -> ConvProblem:
+    return _at(position, dilation=tuple(d if d > 1 else 2 for d in position.dilation))
+
+
+def _depthwise_nearest(position: Position) -> tuple[Position, str] | None:
+    c, o = position.in_channels, position.out_channels
+    if o % c == 0:
+        return None
+    nearest = max(c, round(o / c) * c)
+    return replace(position, out_channels=nearest), f"needs out a multiple of in; shown at {c} → {nearest}"
+
+
+def _grouped_nearest(position: Position) -> tuple[Position, str] | None:
+    legal = divisors(position.in_channels, position.out_channels)
+    if position.groups in legal:
+        return None
+    groups = min(legal, key=lambda g: (abs(g - position.groups), g))
+    return replace(position, groups=groups), f"{position.groups} groups do not divide the channels; shown with {groups}"
+
+
+def is_depthwise(problem: ConvProblem) -> bool:
+    """Whether each input channel meets filters of its own."""
+    return problem.groups == problem.in_channels > 1
+
+
+def _is_pointwise(problem: ConvProblem) -> bool:
+    return problem.groups == 1 and all(k == 1 for k in problem.kernel_size)
+
+
+def _is_dilated(problem: ConvProblem) -> bool:
+    spread = any(d > 1 and k > 1 for d, k in zip(problem.dilation, problem.kernel_size, strict=True))
+    return problem.groups == 1 and spread
+
+
+def _direct_refuses(problem: ConvProblem) -> str | None:
+    if problem.padding_mode != "zeros":
+        return f"ATen's convolution pads with zeros only, and the padding mode is {problem.padding_mode!r}."
+    if not problem.fixed_pads:
+        return "the padding depends on the input size, and ATen's convolution takes fixed numbers."
+    if any(before != after for before, after in problem.pads()):
+        return f"the padding {problem.pads()} is not the same on both sides, and ATen takes one number an axis."
+    return None
+
+
+def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
+    """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, groups, mode."""
+    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
+    return problem.stride, flat, problem.dilation, problem.groups, problem.padding_mode
+
+
+FAMILY = Family(
+    name="conv",
+    formula="y[n,o,p] = b[o] + Σ_c Σ_k W[o,c,k] x[n, c, s·p + d·k − pad],  c in the group of o",
+    source="LeCun et al. 1989; dilated: Yu & Koltun 2016; grouped: Krizhevsky et al. 2012; depthwise: Sifre 2014",
+    schema="(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups, str padding_mode) -> Tensor",
+    tensors=tensors,
+    numbers=numbers,
+    settings=(
+        Setting(
+            "standard",
+            "표준 합성곱",
+            "every output channel meets every input channel at each tap",
+            _at,
+            lambda p: p.groups == 1 and not _is_pointwise(p) and not _is_dilated(p),
+            aliases=("dense", "regular", "vanilla"),
+        ),
+        Setting(
+            "dilated",
+            "팽창 합성곱",
+            "the taps stand d apart: a wider field at the same cost",
+            _dilated,
+            _is_dilated,
+            aliases=("atrous", "à trous"),
+            equals="standard with a kernel of span d(k-1)+1 that is zero between the taps",
+        ),
+        Setting(
+            "grouped",
+            "그룹 합성곱",
+            "channels meet only inside their group",
+            lambda position: _at(position, groups=position.groups),
+            lambda p: p.groups > 1 and not is_depthwise(p),
+            _grouped_nearest,
+            aliases=("group",),
+            equals="standard with a block-diagonal weight",
+        ),
+        Setting(
+            "depthwise",
+            "깊이별 합성곱",
+            "each channel meets filters of its own; nothing is summed over channels",
+            lambda position: _at(position, groups=position.in_channels),
+            is_depthwise,
+            _depthwise_nearest,
+            aliases=("channelwise",),
+            equals="grouped with one input channel a group",
+        ),
+        Setting(
+            "pointwise",
+            "점별 합성곱",
+            "a kernel of one tap: all channels of one position meet",
+            lambda position: _at(position, kernel_size=1, padding=0),
+            _is_pointwise,
+            aliases=("1x1", "network in network"),
+            equals="a linear layer applied at each position",
+        ),
+    ),
+    kernels=(
+        Kernel("direct", "ATen's convolution as it lies.", refuse=_direct_refuses),
+        Kernel("padded", "the input padded first, then ATen's convolution without padding."),
+    ),
+    cost=cost,
+    cases=CASES,
+    layers=(
+        "CausalConv1d",
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
+        "DepthwiseConv1d",
+        "DepthwiseConv2d",
+        "DepthwiseConv3d",
+        "PointwiseConv1d",
+        "PointwiseConv2d",
+        "PointwiseConv3d",
+    ),
+    functions=("conv1d", "conv2d", "conv3d"),
+)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ordinary convolution through ATen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_CONV = (F.conv1d, F.conv2d, F.conv3d)
+
+
+def direct(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Tensor:
+    """One call of ATen's convolution, which pads both sides of an axis alike with zeros."""
+    return _CONV[len(stride) - 1](input, weight, bias, stride, padding[::2], dilation, groups)
+
+
+def padded(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Tensor:
+    """The input padded by any amounts in any mode, then ATen's convolution without padding."""
+    wide = pad(input, padding, padding_mode)
+    return _CONV[len(stride) - 1](wide, weight, bias, stride, 0, dilation, groups)
+
+
+def pad(input: Tensor, padding: Sequence[int], padding_mode: str) -> Tensor:
+    """Pad by (before, after) per axis, first axis first; torch's order is the last axis first."""
+    pairs = [tuple(padding[i : i + 2]) for i in range(0, len(padding), 2)]
+    flat = [p for pair in reversed(pairs) for p in pair]
+    return F.pad(input, flat, mode="constant" if padding_mode == "zeros" else padding_mode)

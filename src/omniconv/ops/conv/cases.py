@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named problems of the ordinary convolution, read by tests, benchmarks and figures."""
+
+CASES = {
+    "standard": "conv:n2_c6_o4_i9x11_k3x3_pad1_b",
+    "standard_1d": "conv:n2_c5_o3_i17_k4_s3_pad2",
+    "standard_3d": "conv:n1_c2_o3_i5x6x7_k3x2x3_s2x1x2_pad1x0x1_b",
+    "uneven": "conv:n2_c4_o6_i10x7_k5x2_s2x3_d1x2_pad2x1",
+    "dilated": "conv:n1_c3_o4_i13x12_k3x3_d2x3_pad2x3",
+    "grouped": "conv:n2_c8_o12_i7x8_k3x3_g4_pad1_b",
+    "grouped_1d": "conv:n2_c6_o4_i11_k3_s2_g2_pad1",
+    "depthwise": "conv:n2_c17_o17_i9x8_k3x3_g17_pad1_b",
+    "depthwise_1d_long": "conv:n2_c9_o9_i40_k31_g9_pad15",
+    "depthwise_multiplier": "conv:n1_c5_o15_i8x9_k5x3_s2x2_g5_pad2x1",
+    "depthwise_3d": "conv:n1_c4_o8_i5x6x4_k3x3x3_g4_pad1_b",
+    "pointwise": "conv:n2_c7_o5_i6x5_k1x1_b",
+    "pointwise_strided": "conv:n2_c4_o3_i9_k1_s2",
+    "causal": "conv:n2_c4_o6_i12_k4_d3_padcausal_b",
+    "causal_strided": "conv:n1_c4_o4_i11_k3_s2_g4_padcausal",
+    "same_even": "conv:n1_c3_o2_i8x9_k4x2_d1x3_padsame",
+    "same_lower": "conv:n1_c3_o2_i8x9_k4x2_s2x1_padsame-lower",
+    "tf_same": "conv:n1_c3_o4_i8x9_k3x4_s2x3_padtf-same_b",
+    "pairs": "conv:n1_c3_o4_i8x9_k3x3_pad0:2x1:0",
+    "reflect": "conv:n2_c3_o4_i6x7_k5x3_pad2:3x1_reflect_b",
+    "replicate": "conv:n2_c2_o4_i4_k5_g2_pad6:1_replicate",
+    "circular": "conv:n1_c2_o3_i5x4_k3x5_pad1x4:2_circular",
+    "circular_3d": "conv:n1_c2_o2_i3x4x3_k3x3x2_pad1x1x0:2_circular",
+    "one_position": "conv:n3_c4_o2_i1x1_k3x3_pad1",
+    "empty_batch": "conv:n0_c4_o2_i5x5_k3x3_pad1_b",
+}
