@@ -53,10 +53,6 @@ class Timing:
         """Whether this is too uncertain to rank: spread too far, or sampled too seldom to know."""
         return len(self.samples) < FEWEST or self.iqr > NOISY * self.median
 
-    def overlaps(self, other: Timing) -> bool:
-        """Whether the two intervals [q1, q3] share a value."""
-        return self.q1 <= other.q3 and other.q1 <= self.q3
-
 
 def interleaved(
     calls: Mapping[str, Callable[[], object]],
