@@ -15,7 +15,6 @@ _HOME = {
     "profile": "analysis.profile",
     "receptive_field": "analysis.receptive_field",
 }
-__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +27,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted(["__version__", *_HOME])

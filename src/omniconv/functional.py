@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The functions of every family, loaded when first asked for. Argument order and names are those of torch.nn.functional."""
+"""The functions of every family, loaded when first asked for; torch.nn.functional's names and argument order."""
 
 from typing import Any
 
 from omniconv.core.family import families
 
 _HOME = {name: family for family in families().values() for name in family.functions}
-__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +17,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(_HOME)

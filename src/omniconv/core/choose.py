@@ -25,7 +25,7 @@ class Choice:
 
 def choose(problem: ConvProblem) -> Choice:
     """Return the first kernel of the problem's family that does not refuse it."""
-    refused = []
+    refused: list[tuple[str, str]] = []
     for kernel in family_of(problem).kernels:
         why = kernel.refuse(problem)
         if why is None:

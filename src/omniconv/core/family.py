@@ -18,9 +18,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a network that a layer could fill, as ``compare`` and ``explain`` are asked for it.
+    """A place in a network that a layer could fill, as ``compare`` and ``explain`` ask for it.
 
-    ``padding`` None keeps the size (divided by the stride); ``groups`` and ``heads`` are for the settings that have them.
+    ``padding`` None keeps the size (divided by the stride); ``groups`` and ``heads`` are for settings that have them.
     """
 
     in_channels: int
@@ -105,7 +105,7 @@ class Family:
         formula: the formula in the project's letters.
         source: the paper.
         schema: the arguments of its operator: tensors first, then numbers.
-        tensors: shape of each tensor argument, in schema order, for a problem with a known size; None for an absent one.
+        tensors: shape of each tensor argument, in schema order, for a problem with a known size; None: absent.
         numbers: the other arguments of the schema, in order, from the problem and the padding resolved for an input.
         settings: its named settings; the first that matches names a problem, the last matches everything.
         kernels: how it can be computed, fastest first; the last takes every problem.

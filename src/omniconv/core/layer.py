@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ConvLayer``: what every layer with one weight and one bias shares: parameters, initialisation, repr, a checked plan."""
+"""``ConvLayer``: what layers with one weight and one bias share: parameters, initialisation, repr, a checked plan."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's arguments as plain numbers: integers, per-axis tuples, divisors, and the errors that say what was meant."""
+"""The user's arguments as plain numbers: integers, per-axis tuples, divisors, and errors that name a legal value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
         raise TypeError(f"`{name}` (={value!r}) must be an integer, not bool.")
     if least is not None and value < least:
         raise ValueError(f"`{name}` (={value}) must be at least {least}; use {least} or more.")
-    return value  # type: ignore[no-any-return]  # an int, or a traced size that behaves as one
+    return value  # an int, or a traced size that behaves as one
 
 
 def boolean(name: str, value: Any) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One listener may watch every family call as a problem: how profiles see a deformable convolution and not its gathers."""
+"""One listener may watch every family call as a problem: a profile sees a deformable convolution, not its gathers."""
 
 from __future__ import annotations
 

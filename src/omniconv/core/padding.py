@@ -37,7 +37,7 @@ def parse_padding(value: Any, dim: int) -> tuple[AxisPadding, ...]:
         if rule == "causal" and dim > 1:
             example = ("causal", *("same",) * (dim - 1))
             raise ValueError(
-                f"`padding` (='causal') holds for one axis, and there are {dim}; name the rule of each axis, as {example}."
+                f"`padding` (='causal') holds for one axis, and there are {dim}; name one rule per axis, as {example}."
             )
         return (rule,) * dim
     if not isinstance(value, Sequence):

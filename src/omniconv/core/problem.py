@@ -70,7 +70,7 @@ class ConvProblem:
             in_channels, out_channels, groups: C, O and G.
             kernel_size, stride, dilation, output_padding: an integer for all axes or one per axis.
             padding: an integer, a rule (``valid``, ``same``, ``same_lower``, ``tf_same``, ``causal``), or one entry
-                per axis, each an integer, a pair ``(before, after)`` or a rule. On a transposed problem: what is cropped.
+                per axis, each an integer, a pair ``(before, after)`` or a rule. On a transposed problem: the crop.
             padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
             in_size: input positions per axis, if known.
             batch: N, if known.
@@ -246,7 +246,7 @@ class ConvProblem:
         for axis, entry in enumerate(self.padding):
             if isinstance(entry, str) and entry != "valid":
                 raise ValueError(
-                    f"`output_size` (={wanted}) cannot be asked of `padding` (={entry!r}) on spatial axis {axis}, which "
+                    f"`output_size` (={wanted}) cannot be asked of `padding` (={entry!r}) on axis {axis}, which "
                     "fixes the output size; use a number for `padding`."
                 )
         least = replace(self, output_padding=(0,) * self.dim).out_size_of(in_size)

@@ -71,7 +71,7 @@ class Plan:
 
     def _watched(self, tensors: tuple[Tensor | None, ...]) -> Tensor:
         if torch.compiler.is_compiling():
-            return self._operator(*tensors, *self._arguments(tensors))  # type: ignore[no-any-return]
+            return self._operator(*tensors, *self._arguments(tensors))
         listener = current_listener()
         if listener is None:
             return self._run(*tensors, *self._arguments(tensors))
@@ -81,7 +81,7 @@ class Plan:
             with listening(None):
                 return self._run(*tensors, *self._arguments(tensors))
 
-        return listener(self.problem.at(tuple(input.shape[2:]), input.shape[0]), tensors, run)  # type: ignore[no-any-return]
+        return listener(self.problem.at(tuple(input.shape[2:]), input.shape[0]), tensors, run)
 
     def _arguments(self, tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
         if self._numbers is not None:
@@ -91,7 +91,7 @@ class Plan:
 
 
 def planned(build: Callable[..., ConvProblem]) -> Callable[..., Plan]:
-    """Turn a function that builds problems into one that returns plans, remembered by value and type of the arguments."""
+    """Turn a function that builds problems into one that returns plans, remembered by the arguments and their types."""
     plans: dict[Any, Plan] = {}
 
     def find(*arguments: Any) -> Plan:
@@ -142,7 +142,7 @@ def check_tensors(family: Family, problem: ConvProblem, tensors: tuple[Tensor | 
     input: Any = tensors[0]
     if input.dim() != problem.dim + 2:
         raise ValueError(
-            f"`{names[0]}` has {input.dim()} dimensions and must have {problem.dim + 2} (n, c, {problem.dim} spatial) or "
+            f"`{names[0]}` has {input.dim()} dimensions and must have {problem.dim + 2} (n, c, {problem.dim} axes) or "
             f"{problem.dim + 1} without a batch; its shape is {tuple(input.shape)}."
         )
     if input.shape[1] != problem.in_channels:

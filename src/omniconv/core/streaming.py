@@ -54,15 +54,15 @@ def take(problem: ConvProblem, state: StreamState, chunk: Tensor) -> tuple[Tenso
     """Join ``chunk`` to the history.
 
     Returns:
-        The window to convolve without padding (empty along time where no output is complete), the positions of the
-        chunk that complete an output, and the state for the next chunk.
+        The window to convolve without padding (empty along time where no output is complete), the positions of
+        the chunk that complete an output, and the state for the next chunk.
 
     Raises:
         ValueError: a chunk whose batch or channels differ from the state's.
     """
     if chunk.dim() != 3 or chunk.shape[:2] != state.history.shape[:2]:
         raise ValueError(
-            f"`chunk` shape (={tuple(chunk.shape)}) must be ({state.history.shape[0]}, {state.history.shape[1]}, length) "
+            f"`chunk` shape (={tuple(chunk.shape)}) must be {tuple(state.history.shape[:2])} and a length, "
             "as its state is; start a new state for another batch."
         )
     span, stride = problem.span[0], problem.stride[0]
@@ -76,7 +76,7 @@ def take(problem: ConvProblem, state: StreamState, chunk: Tensor) -> tuple[Tenso
 
 
 class Streaming:
-    """Mixed into a 1-D layer: ``initial_state`` and ``step``. The layer says how to convolve a window without padding."""
+    """Mixed into a 1-D layer: ``initial_state`` and ``step``; the layer says how to convolve a window."""
 
     problem: ConvProblem
 

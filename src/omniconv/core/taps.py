@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which input meets which output through which tap, walked one by one: the proof behind counts, and the source of figures."""
+"""Which input meets which output through which tap, walked one by one: the proof of counts, the source of figures."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def count_products(problem: ConvProblem) -> Count:
 
 @dataclass(frozen=True)
 class AxisField:
-    """Input positions that reach one output along an axis: how many, the step between outputs, where output 0 begins."""
+    """Input positions that reach one output along an axis: how many, the step between outputs, the first."""
 
     size: int
     stride: Fraction
@@ -97,7 +97,11 @@ def axis_field(problem: ConvProblem, axis: int) -> AxisField:
         return AxisField(problem.span[axis], Fraction(stride), -before)
     sizes, starts = [], []
     for phase in range(stride):
-        reached = [(phase + before - dilation * k) // stride for k in range(kernel) if (phase + before - dilation * k) % stride == 0]
+        reached = [
+            (phase + before - dilation * k) // stride
+            for k in range(kernel)
+            if (phase + before - dilation * k) % stride == 0
+        ]
         sizes.append(max(reached) - min(reached) + 1 if reached else 0)
         starts += [min(reached)] if reached else []
     return AxisField(max(sizes), Fraction(1, stride), min(starts))

@@ -87,7 +87,7 @@ class Conv2d(_Conv):
         in_channels, out_channels: C and O.
         kernel_size: taps per axis, one number or one per axis.
         stride: step between outputs.
-        padding: zeros added to both sides, one number or one per axis; or a pair ``(before, after)`` per axis, nested as
+        padding: zeros added to both sides, one number or one per axis; or a pair ``(before, after)`` per axis, as
             ``((top, bottom), (left, right))``; or a rule for all axes or for each: ``"valid"`` none, ``"same"`` torch's
             (stride 1), ``"tf_same"`` TensorFlow's for any stride, ``"same_lower"`` ONNX's, ``"causal"`` (of one axis).
         dilation: step between taps.
@@ -229,17 +229,17 @@ class _DepthwiseConv(_Conv):
         self.multiplier = multiplier
 
 
-class DepthwiseConv1d(_DepthwiseConv):
+class DepthwiseConv1d(_DepthwiseConv):  # noqa: D101  # as its base
     __doc__ = _DepthwiseConv.__doc__
     dim = 1
 
 
-class DepthwiseConv2d(_DepthwiseConv):
+class DepthwiseConv2d(_DepthwiseConv):  # noqa: D101  # as its base
     __doc__ = _DepthwiseConv.__doc__
     dim = 2
 
 
-class DepthwiseConv3d(_DepthwiseConv):
+class DepthwiseConv3d(_DepthwiseConv):  # noqa: D101  # as its base
     __doc__ = _DepthwiseConv.__doc__
     dim = 3
 
@@ -283,17 +283,17 @@ class _PointwiseConv(_Conv):
         super().__init__(in_channels, out_channels, 1, stride, 0, 1, groups, bias, "zeros", device, dtype)
 
 
-class PointwiseConv1d(_PointwiseConv):
+class PointwiseConv1d(_PointwiseConv):  # noqa: D101  # as its base
     __doc__ = _PointwiseConv.__doc__
     dim = 1
 
 
-class PointwiseConv2d(_PointwiseConv):
+class PointwiseConv2d(_PointwiseConv):  # noqa: D101  # as its base
     __doc__ = _PointwiseConv.__doc__
     dim = 2
 
 
-class PointwiseConv3d(_PointwiseConv):
+class PointwiseConv3d(_PointwiseConv):  # noqa: D101  # as its base
     __doc__ = _PointwiseConv.__doc__
     dim = 3
 

@@ -44,9 +44,9 @@ def reference(problem: ConvProblem, input: Tensor, weight: Tensor, bias: Tensor 
     groups = problem.groups
     outs = problem.out_size_of(tuple(input.shape[2:]))
     y = input.new_zeros(input.shape[0], groups, problem.out_channels // groups, *outs)
-    for tap in product(*map(range, problem.kernel_size)):
+    for tap in product(*(range(k) for k in problem.kernel_size)):
         x = tapped(problem, input, tap).unflatten(1, (groups, -1))
-        w = weight[(..., *tap)].unflatten(0, (groups, -1))
+        w = weight[(slice(None), slice(None), *tap)].unflatten(0, (groups, -1))
         y = y + torch.einsum("ngc...,goc->ngo...", x, w)
     y = y.flatten(1, 2)
     return y if bias is None else y + bias.view(-1, *[1] * problem.dim)
