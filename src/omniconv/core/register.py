@@ -49,6 +49,7 @@ class Plan:
         self.family.check(problem)
         self.choice = choose(problem)
         self._run, self._operator = _KERNELS[problem.family, self.choice.kernel.name]
+        self._accepted: set[Any] = set()
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
@@ -65,9 +66,24 @@ class Plan:
                 t.unsqueeze(0) if isinstance(t, Tensor) and name in self.family.batched else t
                 for name, t in zip(names, tensors, strict=True)
             )
-        check_tensors(self.family, self.problem, tensors)
+        self._check(tensors)
         output = self._watched(tensors)
         return output.squeeze(0) if unbatched else output
+
+    def _check(self, tensors: tuple[Tensor | None, ...]) -> None:
+        if torch.compiler.is_compiling():
+            return check_tensors(self.family, self.problem, tensors)
+        try:  # tensors like those of an earlier call were checked then: 10 µs a call saved
+            seen = (_likeness(tensors), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+            if seen in self._accepted:
+                return None
+        except (AttributeError, TypeError):  # not a tensor, or traced sizes, which have no hash
+            return check_tensors(self.family, self.problem, tensors)
+        check_tensors(self.family, self.problem, tensors)
+        if len(self._accepted) >= 256:
+            self._accepted.clear()
+        self._accepted.add(seen)
+        return None
 
     def _watched(self, tensors: tuple[Tensor | None, ...]) -> Tensor:
         if torch.compiler.is_compiling():
@@ -125,6 +141,10 @@ def weight_of(name: str, weight: object, dims: int, layout: str) -> tuple[int, .
     if weight.dim() != dims:
         raise ValueError(f"`{name}` shape (={tuple(weight.shape)}) must have {dims} dimensions, {layout}.")
     return tuple(weight.shape)
+
+
+def _likeness(tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
 
 
 def _kinds(value: Any) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ def reference(problem: ConvProblem, input: Tensor, weight: Tensor, bias: Tensor 
     y = input.new_zeros(input.shape[0], groups, problem.out_channels // groups, *outs)
     for tap in product(*(range(k) for k in problem.kernel_size)):
         x = tapped(problem, input, tap).unflatten(1, (groups, -1))
-        w = weight[(slice(None), slice(None), *tap)].unflatten(0, (groups, -1))
+        at_tap: tuple[Any, ...] = (..., *tap)
+        w = weight[at_tap].unflatten(0, (groups, -1))
         y = y + torch.einsum("ngc...,goc->ngo...", x, w)
     y = y.flatten(1, 2)
     return y if bias is None else y + bias.view(-1, *[1] * problem.dim)
