@@ -55,6 +55,7 @@ class Step:
         bias_adds: additions of the bias, counted apart from the MACs.
         sampling: multiply-adds of bilinear sampling, counted apart.
         exponentials: exponentials of a softmax, counted apart.
+        walk: the convolution whose products a loop can count to prove ``macs``; None where no loop walks this step.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Step:
     bias_adds: int = 0
     sampling: int = 0
     exponentials: int = 0
+    walk: ConvProblem | None = None
 
     @property
     def elements(self) -> int:
@@ -149,6 +151,7 @@ def step_of(
     bias_adds: str = "0",
     sampling: str = "0",
     exponentials: str = "0",
+    walk: ConvProblem | None = None,
 ) -> Step:
     """Build a step from formula texts over one table of letters."""
 
@@ -165,4 +168,5 @@ def step_of(
         number(bias_adds),
         number(sampling),
         number(exponentials),
+        walk,
     )

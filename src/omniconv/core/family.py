@@ -145,6 +145,10 @@ class Family:
         """The module ``name`` of the family's folder (``layer``, ``reference``, ``aten``, …), imported on first use."""
         return import_module(f"omniconv.ops.{self.name}.{name}")
 
+    def layer_of(self, problem: ConvProblem, device: Any = None, dtype: Any = None) -> Any:
+        """A layer with random weights that computes ``problem``, heads included: ``from_problem`` of ``layer.py``."""
+        return self.part("layer").from_problem(problem, device, dtype)
+
     def setting_of(self, problem: ConvProblem) -> Setting:
         """The setting whose name ``problem`` bears."""
         return next(setting for setting in self.settings if setting.matches(problem))

@@ -29,5 +29,6 @@ def cost(problem: ConvProblem, name: str = "convolution") -> Cost:
         outputs="N*O*P",
         bias="O" if problem.bias else "0",
         bias_adds="N*P*O" if problem.bias else "0",
+        walk=problem,
     )
     return Cost(problem, (step,))

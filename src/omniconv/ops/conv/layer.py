@@ -298,6 +298,23 @@ class PointwiseConv3d(_PointwiseConv):  # noqa: D101  # as its base
     dim = 3
 
 
+def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> _Conv:
+    """The layer that computes ``problem``, with random weights."""
+    return (Conv1d, Conv2d, Conv3d)[problem.dim - 1](
+        problem.in_channels,
+        problem.out_channels,
+        problem.kernel_size,
+        problem.stride,
+        problem.padding,
+        problem.dilation,
+        problem.groups,
+        problem.bias,
+        problem.padding_mode,
+        device,
+        dtype,
+    )
+
+
 @planned
 def _plan(
     dim: int, shape: tuple[int, ...], bias: bool, stride: Any, padding: Any, dilation: Any, groups: Any, mode: str
