@@ -124,6 +124,13 @@ def test_a_slow_machine_is_not_given_the_large_products(monkeypatch):
     assert now[0] < 0.1
 
 
+def test_the_pointwise_convolution_is_the_matrix_product():
+    bench = module._Bench(torch.device("meta"), torch.float32, None, lambda: 0.0)
+    found = bench._products(64, torch.float32)["pointwise convolution"]()
+    assert found.shape == (1, 64, 32, 2)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
@@ -132,7 +139,9 @@ def test_a_slow_machine_is_not_given_the_large_products(monkeypatch):
         ({"threads": 0}, ValueError, r"`threads` \(=0\) must be at least 1; use 1"),
         ({"threads": 2.0}, TypeError, r"`threads` \(=2.0\) must be an int"),
         ({"threads": True}, TypeError, r"`threads` \(=True\)"),
-        ({"device": "meta"}, ValueError, r"`device` \(=meta\) is not on this machine"),
+        ({"device": "meta"}, ValueError, r"`device` \(=meta\) is not on this machine; use cpu"),
+        ({"device": "gpu"}, ValueError, r"`device` \(=gpu\) is not on this machine; use cpu"),
+        ({"device": "cuda:99"}, ValueError, r"`device` \(=cuda:99\) is not on this machine; use cpu"),
     ],
 )
 def test_measuring_refuses(arguments, error, text):

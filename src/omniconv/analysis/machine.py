@@ -123,9 +123,13 @@ def measure_machine(
     Args:
         dtype: One of float64, float32, bfloat16, float16. The peak of the last two is float32's where that is higher:
             data may be stored in half and computed on in float32.
-        device: Where.
+        device: The CPU or an accelerator of this machine.
         threads: Of the CPU; None for as many as torch uses now.
         clock: Seconds, monotonic.
+
+    Raises:
+        TypeError: `threads` is not an int.
+        ValueError: Another dtype, a device that is not here, or fewer than one thread.
     """
     import torch
 
@@ -137,10 +141,7 @@ def measure_machine(
         raise TypeError(f"`threads` (={threads!r}) must be an int, not {type(threads).__name__}; use 1.")
     if threads < 1:
         raise ValueError(f"`threads` (={threads}) must be at least 1; use 1.")
-    where = torch.device(device)
-    present = torch.accelerator.current_accelerator(check_available=True)
-    if where.type not in {"cpu", present.type if present else "cpu"}:
-        raise ValueError(f"`device` (={where}) is not on this machine; use {present or 'cpu'}.")
+    where = _present(device)
     bench = _Bench(where, getattr(torch, name), synchronizer(str(where)), clock)
     with torch.no_grad(), _threads(threads):
         noise = bench.noise()
@@ -219,6 +220,23 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _present(device: torch.device | str) -> torch.device:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if accelerator else 0
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found and (
+        found.type == "cpu" or (accelerator and found.type == accelerator.type and (found.index or 0) < count)
+    ):
+        return found
+    here = ", ".join(["cpu", *(f"{accelerator}:{index}" for index in range(count))])
+    raise ValueError(f"`device` (={device}) is not on this machine; use {here}.")
 
 
 def _processor(device: torch.device) -> str:
