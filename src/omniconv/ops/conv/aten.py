@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniconv.core.pad import pad
+
 _CONV = (F.conv1d, F.conv2d, F.conv3d)
 
 
@@ -38,10 +40,3 @@ def padded(
     """The input padded by any amounts in any mode, then ATen's convolution without padding."""
     wide = pad(input, padding, padding_mode)
     return _CONV[len(stride) - 1](wide, weight, bias, stride, 0, dilation, groups)
-
-
-def pad(input: Tensor, padding: Sequence[int], padding_mode: str) -> Tensor:
-    """Pad by (before, after) per axis, first axis first; torch's order is the last axis first."""
-    pairs = [tuple(padding[i : i + 2]) for i in range(0, len(padding), 2)]
-    flat = [p for pair in reversed(pairs) for p in pair]
-    return F.pad(input, flat, mode="constant" if padding_mode == "zeros" else padding_mode)
