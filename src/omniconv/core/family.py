@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -116,6 +115,8 @@ class Family:
         layers, functions: public names in ``layer.py``.
         batched: tensors that lose their first axis on an input without a batch.
         check: raises ``ValueError`` where the special numbers of a problem break the family's rules.
+        tensor_names: names of the tensor arguments, in schema order; read from the schema at once, because Dynamo
+            cannot trace a property that is computed on first use.
     """
 
     name: str
@@ -134,12 +135,12 @@ class Family:
     path: Callable[[ConvProblem], tuple[ConvProblem, ...]] = field(default=lambda problem: (problem,))
     unbounded: Callable[[ConvProblem], str] = field(default=lambda problem: "")
     check: Callable[[ConvProblem], None] = field(default=lambda problem: None)
+    tensor_names: tuple[str, ...] = field(init=False)
 
-    @cached_property
-    def tensor_names(self) -> tuple[str, ...]:
-        """Names of the tensor arguments, in schema order."""
+    def __post_init__(self) -> None:
         arguments = self.schema[1 : self.schema.index(")")].split(", ")
-        return tuple(a.split()[1] for a in arguments if a.startswith("Tensor"))
+        names = tuple(a.split()[1] for a in arguments if a.startswith("Tensor"))
+        object.__setattr__(self, "tensor_names", names)
 
     def part(self, name: str) -> ModuleType:
         """The module ``name`` of the family's folder (``layer``, ``reference``, ``aten``, …), imported on first use."""
