@@ -115,6 +115,8 @@ class Family:
         layers, functions: public names in ``layer.py``.
         batched: tensors that lose their first axis on an input without a batch.
         check: raises ``ValueError`` where the special numbers of a problem break the family's rules.
+        outside: operators of others that compute the same, ``aten::convolution``; each to a function from a call's
+            arguments by name, shapes for tensors, to the problem it solves, or None where it solves another's.
         tensor_names: names of the tensor arguments, in schema order; read from the schema at once, because Dynamo
             cannot trace a property that is computed on first use.
     """
@@ -135,6 +137,7 @@ class Family:
     path: Callable[[ConvProblem], tuple[ConvProblem, ...]] = field(default=lambda problem: (problem,))
     unbounded: Callable[[ConvProblem], str] = field(default=lambda problem: "")
     check: Callable[[ConvProblem], None] = field(default=lambda problem: None)
+    outside: Mapping[str, Callable[[Mapping[str, Any]], ConvProblem | None]] = field(default_factory=dict)
     tensor_names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from omniconv.core.problem import ConvProblem
 
 from .cases import CASES
 from .cost import cost, tensors
+from .outside import OUTSIDE
 
 
 def _at(position: Position, **changes: Any) -> ConvProblem:
@@ -156,4 +157,5 @@ FAMILY = Family(
         "PointwiseConv3d",
     ),
     functions=("conv1d", "conv2d", "conv3d"),
+    outside=OUTSIDE,
 )
