@@ -3,4 +3,7 @@
 
 NAMES = (
     "conv",
+    "transposed",
+    "spatial_separable",
+    "depthwise_separable",
 )

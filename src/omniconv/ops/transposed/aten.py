@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transposed convolution through ATen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+def direct(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """One call of ATen's kernel, which crops both sides alike: what is cropped less after than before is appended."""
+    crop = padding[::2]
+    extra = [more + before - after for more, before, after in zip(output_padding, crop, padding[1::2], strict=True)]
+    return _TRANSPOSED[len(stride) - 1](input, weight, bias, stride, crop, extra, groups, dilation)
+
+
+def cropped(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """ATen's kernel with the crop that both sides share, then the rest cut away."""
+    befores, afters = padding[::2], padding[1::2]
+    shared = [min(pair) for pair in zip(befores, afters, strict=True)]
+    ends = [more + least - after for more, least, after in zip(output_padding, shared, afters, strict=True)]
+    extra = [max(end, 0) for end in ends]
+    output = _TRANSPOSED[len(stride) - 1](input, weight, bias, stride, shared, extra, groups, dilation)
+    for axis, (before, least, end) in enumerate(zip(befores, shared, ends, strict=True)):
+        start = before - least
+        output = output.narrow(axis + 2, start, output.shape[axis + 2] - start + min(end, 0))
+    return output
