@@ -190,6 +190,9 @@ class ConvProblem:
         """
         if len(in_size) != self.dim:
             raise ValueError(f"`in_size` (={tuple(in_size)}) must have one value per axis ({self.dim}).")
+        for axis, size in enumerate(in_size):
+            if size < 1:
+                raise ValueError(f"`input` size (={size}) on spatial axis {axis} must be at least 1; use 1 or more.")
         pads = self.pads(in_size)
         if self.transposed:
             return self._scattered_size(in_size, pads)
@@ -211,7 +214,7 @@ class ConvProblem:
         appended = self.appended
         for axis, (size, (before, after)) in enumerate(zip(in_size, pads, strict=True)):
             out = (size - 1) * self.stride[axis] + self.span[axis] + appended[axis] - before - after
-            if size < 1 or out < 1:
+            if out < 1:
                 raise ValueError(
                     f"`padding` (={(before, after)}) crops everything that an `input` of size (={size}) on spatial "
                     f"axis {axis} produces; use a total of {max(before + after + out - 1, 0)} or less."
@@ -221,8 +224,6 @@ class ConvProblem:
 
     def _check_mode(self, axis: int, size: int, most: int) -> None:
         allowed = {"reflect": size - 1, "circular": size}.get(self.padding_mode)
-        if self.padding_mode != "zeros" and most > 0 and size < 1:
-            raise ValueError(f"`padding_mode` (={self.padding_mode!r}) needs an input of size 1 or more, not 0.")
         if allowed is not None and most > allowed:
             raise ValueError(
                 f"`padding` (={most}) on spatial axis {axis} is too large for `padding_mode` (={self.padding_mode!r}) "
