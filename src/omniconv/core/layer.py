@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ConvLayer``: what layers with one weight and one bias share: parameters, initialisation, repr, a checked plan."""
+"""What layers share: ``PlannedLayer`` a checked plan, torch's attributes and repr; ``ConvLayer`` a weight and a bias too."""
 
 from __future__ import annotations
 
@@ -13,25 +13,17 @@ from .problem import ConvProblem
 from .register import Plan
 
 
-class ConvLayer(nn.Module):
-    """Base of the layers. A subclass sets ``dim``, builds its problem and calls ``super().__init__(problem, …)``.
+class PlannedLayer(nn.Module):
+    """A module whose numbers are one problem, whatever weights it has. A subclass sets ``dim`` and makes the weights.
 
     The attributes of a torch convolution (``in_channels`` to ``padding_mode``) stand under the same names, as the user
     gave them, so that code that reads a torch layer reads this one.
     """
 
     dim: ClassVar[int]
-    weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(
-        self,
-        problem: ConvProblem,
-        weight_shape: tuple[int, ...],
-        padding: Any,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
+    def __init__(self, problem: ConvProblem, padding: Any) -> None:
         super().__init__()
         self.in_channels = problem.in_channels
         self.out_channels = problem.out_channels
@@ -44,28 +36,11 @@ class ConvLayer(nn.Module):
         self.transposed = problem.transposed
         self.output_padding = problem.output_padding or (0,) * problem.dim
         self.plan = Plan(problem)
-        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
-        if problem.bias:
-            self.bias = nn.Parameter(torch.empty(problem.out_channels, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
-        self.reset_parameters()
 
     @property
     def problem(self) -> ConvProblem:
         """The numbers of this layer, without an input size."""
         return self.plan.problem
-
-    def reset_parameters(self) -> None:
-        """Draw weight and bias uniformly within 1/sqrt(fan-in), as torch does for its convolutions."""
-        fan_in = math.prod(self.weight.shape[1:])
-        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-        nn.init.uniform_(self.weight, -bound, bound)
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.plan(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
@@ -82,6 +57,44 @@ class ConvLayer(nn.Module):
         if self.padding_mode != "zeros":
             parts.append(f"padding_mode={self.padding_mode}")
         return ", ".join(parts)
+
+
+class ConvLayer(PlannedLayer):
+    """Base of the layers with one weight and one bias. A subclass builds its problem and calls ``super().__init__``."""
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        problem: ConvProblem,
+        weight_shape: tuple[int, ...],
+        padding: Any,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(problem, padding)
+        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
+        if problem.bias:
+            self.bias = nn.Parameter(torch.empty(problem.out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias uniformly within 1/sqrt(fan-in), as torch does for its convolutions."""
+        draw(self.weight, self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.plan(input, self.weight, self.bias)
+
+
+def draw(weight: Tensor, bias: Tensor | None) -> None:
+    """Draw ``weight`` and ``bias`` uniformly within 1/sqrt(fan-in), where the fan-in is what one filter of it reads."""
+    fan_in = math.prod(weight.shape[1:])
+    bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound)
 
 
 def _as_given(problem: ConvProblem) -> tuple[Any, ...]:
