@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What layers share: ``PlannedLayer`` a checked plan, torch's attributes and repr; ``ConvLayer`` a weight and a bias too."""
+"""``PlannedLayer``: a checked plan under torch's attributes. ``ConvLayer``: with one weight and one bias."""
 
 from __future__ import annotations
 
