@@ -35,8 +35,8 @@ def check(problem: ConvProblem) -> None:
     """Raise ``ValueError`` unless there are axes to separate and channels between the passes that the groups divide."""
     if problem.dim == 1:
         raise ValueError(
-            f"`kernel_size` (={problem.kernel_size}) has one axis, so there is nothing to separate in space; use two or "
-            "three axes, or a depthwise separable convolution, which separates channels from space."
+            f"`kernel_size` (={problem.kernel_size}) has one axis, so there is nothing to separate in space; use two "
+            "or three axes, or a depthwise separable convolution, which separates channels from space."
         )
     mid, groups = problem.number("mid"), problem.groups
     if mid < 1 or mid % groups:
@@ -64,8 +64,8 @@ FAMILY = Family(
     name="spatial_separable",
     formula="y[n,o,p] = b[o] + Σ_m Σ_k₂ R[o,m,k₂] Σ_c Σ_k₁ C[m,c,k₁] x[n, c, s·p + d·(k₁,k₂) − pad]",
     source="Rigamonti et al. 2013; Jaderberg, Vedaldi & Zisserman 2014; Szegedy et al. 2016 (1×7, 7×1)",
-    schema="(Tensor input, Tensor? depth_weight, Tensor column_weight, Tensor row_weight, Tensor? bias, SymInt[] stride, "
-    "SymInt[] padding, SymInt[] dilation, SymInt groups, str padding_mode) -> Tensor",
+    schema="(Tensor input, Tensor? depth_weight, Tensor column_weight, Tensor row_weight, Tensor? bias, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, str padding_mode) -> Tensor",
     tensors=tensors,
     numbers=numbers,
     settings=(

@@ -46,7 +46,7 @@ def padded(
     groups: int,
     padding_mode: str,
 ) -> Tensor:
-    """Before each pass its axis alone is padded, by any amounts in any mode, so no pass works on padding it does not read."""
+    """Each pass pads its own axis, by any amounts in any mode, so that no pass works on padding of another."""
     dim, weights = len(stride), _in_order(depth_weight, column_weight, row_weight)
     for axis, weight in enumerate(weights):
         amounts = [0] * (2 * dim)

@@ -14,7 +14,7 @@ WEIGHTS = ("depth_weight", "column_weight", "row_weight")
 
 
 def passes(problem: ConvProblem) -> tuple[ConvProblem, ...]:
-    """One ordinary convolution per axis, first axis first: C to mid channels, on mid channels, and to O with the bias."""
+    """One ordinary convolution per axis, first axis first: from C to mid channels, and at last to O with the bias."""
     dim, mid, size = problem.dim, problem.number("mid"), problem.in_size
     result = []
     for axis in range(dim):

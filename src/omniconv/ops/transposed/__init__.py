@@ -11,6 +11,7 @@ from omniconv.core.problem import ConvProblem
 
 from .cases import CASES
 from .cost import cost, tensors
+from .outside import OUTSIDE
 
 
 def _at(position: Position) -> ConvProblem:
@@ -108,4 +109,5 @@ FAMILY = Family(
     layers=("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
     functions=("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "overlap_map", "overlap_verdict"),
     check=_check,
+    outside=OUTSIDE,
 )
