@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``omniconv compare IN OUT SIZE``: every convolution at one layer position."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .leaving import CheckFailed, Refused
+from .tail import NOISY, Tail, examples, tail
+from .values import AXES
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+EXAMPLES = examples(
+    "compare 64 128 56",
+    "compare 64 64 56x48 --kernel 5 --only standard,depthwise --time",
+    "compare 256 256 1000 --dim 1 --json",
+)
+
+
+@click.command("compare", epilog=EXAMPLES)
+@click.argument("in_channels", metavar="IN", type=int)
+@click.argument("out_channels", metavar="OUT", type=int)
+@click.argument("size", metavar="SIZE", type=AXES)
+@click.option("-k", "--kernel", "kernel_size", type=AXES, default=3, show_default=True, help="Taps.")
+@click.option("-s", "--stride", type=AXES, default=1, show_default=True, help="Step between outputs.")
+@click.option("-d", "--dilation", type=AXES, default=1, help="Step between taps; dilated uses 2 if this is 1.")
+@click.option("-g", "--groups", type=int, default=4, show_default=True, help="Groups of grouped.")
+@click.option("--heads", type=int, default=8, show_default=True, help="Heads, where channels share kernels.")
+@click.option("--dim", type=click.IntRange(1, 3), help="Axes; that of SIZE, else 2.")
+@click.option("-n", "--batch", type=int, default=1, show_default=True, help="Inputs at once.")
+@click.option("--up", type=int, default=1, help="A position that enlarges by this factor.")
+@click.option("--only", multiple=True, metavar="NAME[,…]", help="Show these.")
+@click.option("--skip", multiple=True, metavar="NAME[,…]", help="Show all but these.")
+@click.option("--sort", metavar="KEY", help="family, params, macs, bytes, flop_per_byte, receptive_field, bound, time.")
+@click.option("--time", is_flag=True, help="Measure, each answer checked first. Takes about half a minute.")
+@click.option("--device", default="cpu", show_default=True, help="Where to measure.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="What to compute in.")
+@click.option("--channels-last", is_flag=True, help="Measure with channels innermost in memory.")
+@click.option("--threads", type=int, help="Threads to measure with.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write one page that needs nothing else."
+)
+@tail
+def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
+    """Show every convolution at one layer position: IN and OUT channels, SIZE input positions (56, 56x48, 16x56x56).
+
+    Parameters, multiply-adds, their ratio to a standard convolution of the same shape, receptive field and FLOP per
+    byte; with --time also this machine's bound and the measured time against it. Where a convolution cannot fill the
+    position, the nearest shape that it can fill is shown, with a note.
+    """
+    from omniconv.analysis.compare import compare
+
+    arguments = [options.pop(name) for name in ("in_channels", "out_channels", "size")]
+    for name in ("only", "skip"):
+        options[name] = [part for given in options[name] for part in given.split(",") if part.strip()] or None
+    try:
+        comparison = compare(*arguments, **options, report=tail.progress)
+    except (ValueError, TypeError) as error:
+        raise Refused(str(error), _nearest(arguments, options)) from error
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--time needs {error.name}, which is not installed.") from error
+    if comparison.machine and comparison.machine["noise"] > NOISY:
+        noise = f"{comparison.machine['noise']:.0%}"
+        tail.warn(f"this machine is noisy: a kernel repeated spreads by {noise}. Close what else runs, and try again.")
+    tail.emit(comparison)
+    if html is not None:
+        tail.write(html, comparison.to_html())
+    if comparison.wrong:
+        raise CheckFailed("; ".join(comparison.wrong))
+
+
+def _nearest(arguments: list[Any], options: dict[str, Any]) -> str:
+    """The call with every number raised to the least that is legal, if that is enough to make it so."""
+    from omniconv.analysis.compare import compare
+
+    from .values import spelled
+
+    def raised(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(raised, value))
+        return max(value, 1) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    numbers = {"kernel_size": "-k", "stride": "-s", "dilation": "-d", "groups": "-g", "heads": "--heads", "batch": "-n"}
+    mended = {name: raised(options[name]) for name in numbers}
+    with contextlib.suppress(ValueError, TypeError):
+        compare(*map(raised, arguments), **mended, dim=options["dim"])
+        flags = [f"{numbers[name]} {spelled(value)}" for name, value in mended.items() if value != options[name]]
+        return " ".join(["omniconv compare", *(spelled(raised(value)) for value in arguments), *flags])
+    return ""

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values of the command line: sizes such as ``56x48``, padding such as ``0:1x1:0`` or ``same``, lists of names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omniconv.core.padding import RULES
+
+Axes = int | tuple[int, ...]
+
+# Generic since click 8.4, and not before.
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType
+
+
+class AxesType(_Type):
+    """``3`` for all axes, or one number per axis: ``3x5``."""
+
+    name = "n[xn…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Axes:
+        if not isinstance(value, str):
+            return value
+        parts = re.split(r"[x×,]", value)
+        if not all(re.fullmatch(r"-?\d+", part) for part in parts):
+            self.fail(f"{value!r} must be a number, or one per axis joined by x; use 3 or 3x5.", param, ctx)
+        numbers = tuple(int(part) for part in parts)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
+class PaddingType(_Type):
+    """``1``, ``1x2``, ``0:1x1:0`` (before:after per axis), or a rule for all axes or for each."""
+
+    name = "padding"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        entries = [self._entry(part.strip(), value, param, ctx) for part in re.split(r"[x×,]", value)]
+        return entries[0] if len(entries) == 1 and not isinstance(entries[0], tuple) else tuple(entries)
+
+    def _entry(self, part: str, whole: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        rule = part.lower().replace("-", "_")
+        if rule in RULES:
+            return rule
+        if re.fullmatch(r"\d+:\d+", part):
+            before, after = part.split(":")
+            return int(before), int(after)
+        if not re.fullmatch(r"-?\d+", part):
+            rules = ", ".join(RULES)
+            self.fail(
+                f"{whole!r} must be a number, 1x2, 0:1x1:0 (before:after per axis), or one of {rules}.", param, ctx
+            )
+        return int(part)
+
+
+AXES = AxesType()
+PADDING = PaddingType()
+
+
+def spelled(value: Any) -> str:
+    """A value as the command line takes it."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

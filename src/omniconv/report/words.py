@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headings and sentences in English and Korean. Keys, flags, JSON and the words of torch stay English in both."""
+
+from __future__ import annotations
+
+LANGUAGES = ("en", "ko")
+
+ENGLISH = {
+    "legend": "MACs: multiply-adds without bias, on input positions where transposed. ×std: to standard of the same "
+    "shape. RF: receptive field. F/B: FLOP per byte.",
+    "is": "is",
+    "families end": "One with its cost: omniconv explain NAME IN OUT SIZE. All of them: omniconv compare IN OUT SIZE.",
+    "apart": "Counted apart",
+    "legend measured": "Bound: the machine's roofline, step by step. ≈: intervals overlap, not ranked.",
+    "sampling": "of sampling",
+    "fewer": "{0} has {1} fewer MACs than standard {2}:",
+    "no faster": "but is no faster",
+    "faster": "but is only {0} faster",
+    "slower": "but is {0} slower",
+    "memory-bound": "memory bounds its {0}.",
+    "below bound": "it reaches {0} of what the machine allows; kernel {1!r} is the limit, not the arithmetic.",
+    "enlarged": "enlarged",
+}
+
+KOREAN = {
+    "is": "뜻",
+    "equals": "같은 것",
+    "also called": "다른 이름",
+    "layers": "계층",
+    "families end": "하나의 비용: omniconv explain 이름 IN OUT SIZE. 모두: omniconv compare IN OUT SIZE.",
+    "position": "위치",
+    "machine": "장치",
+    "channels": "채널",
+    "batch": "배치",
+    "enlarged": "확대",
+    "threads": "스레드",
+    "peak": "최대",
+    "noise": "잡음",
+    "family": "합성곱",
+    "params": "매개변수",
+    "×std": "×표준",
+    "RF": "수용 영역",
+    "bound": "하한",
+    "by": "제한",
+    "time": "시간",
+    "of bound": "도달률",
+    "wrong": "오류",
+    "read": "해석",
+    "legend": "MACs: 곱셈-덧셈 수(전치 합성곱은 입력 위치 기준, 편향 제외). ×표준: 같은 모양의 표준 합성곱 대비. "
+    "F/B: 바이트당 FLOP.",
+    "apart": "따로 센 것",
+    "legend measured": "하한: 장치의 루프라인, 단계별. ≈: 구간이 겹쳐 순위를 매기지 않음.",
+    "sampling": "표본 추출",
+    "exponentials": "지수 계산",
+    "fewer": "{0}: MACs는 표준의 {1} 적지만 {2}.",
+    "no faster": "빠르지 않다",
+    "faster": "{0}만 빠르다",
+    "slower": "{0} 느리다",
+    "memory-bound": "{0} 단계가 메모리에 묶인다.",
+    "below bound": "장치가 허용하는 속도의 {0}에 그친다. 연산량이 아니라 커널 {1!r}이 한계다.",
+}
+
+
+def say(key: str, lang: str = "en") -> str:
+    """The words for ``key``; English where the other language has none, and the key where English needs no more."""
+    words = KOREAN if lang == "ko" else {}
+    return words.get(key) or ENGLISH.get(key) or key
