@@ -126,8 +126,8 @@ class ConvTranspose1d(Streaming, _ConvTranspose):
         reach = self._reach()
         if chunk.dim() != 3 or chunk.shape[:2] != state.history.shape[:2]:
             raise ValueError(
-                f"`chunk` shape (={tuple(chunk.shape)}) must be {(*state.history.shape[:2], 'length')} as its state is; start "
-                "a new state for another batch."
+                f"`chunk` shape (={tuple(chunk.shape)}) must be {(*state.history.shape[:2], 'length')} as its "
+                "state is; start a new state for another batch."
             )
         if chunk.shape[2] == 0:
             return chunk.new_empty(chunk.shape[0], self.out_channels, 0), state
@@ -170,8 +170,8 @@ class ConvTranspose2d(_ConvTranspose):
         dilation: step between taps.
         padding_mode: ``"zeros"``; there is nothing to repeat where positions are cropped.
 
-    ``forward(input, output_size)`` chooses ``output_padding`` for one call so that the output has ``output_size``, given
-    per axis or as a whole shape; from the size without output padding on, max(s, d) sizes can be reached.
+    ``forward(input, output_size)`` chooses the ``output_padding`` that reaches ``output_size``, given per axis or as a
+    whole shape; from the size without output padding on, max(s, d) sizes can be reached.
 
     Shape:
         input (n, c, h, w) or (c, h, w); output (n, o, h', w') or (o, h', w'), each axis
