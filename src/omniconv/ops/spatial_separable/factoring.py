@@ -81,9 +81,9 @@ def _check_separable(wide: Tensor, kernel: Tensor, needed: int) -> None:
         top, many = int(worst.max()), int((worst > 1).sum())
         found = f"{many} of its {len(worst)} slices have ranks up to {top}" if len(worst) > 1 else f"its rank is {top}"
         raise ValueError(
-            f"`kernel` (of shape {tuple(kernel.shape)}) is not separable: {found} (numerical), and an outer product has "
-            f"rank 1; use `rank`={needed} for a sum of products that meets it, or less for one that is close (`rank`=1: "
-            f"relative error {nearest.error:.3g})."
+            f"`kernel` (of shape {tuple(kernel.shape)}) is not separable: {found} (numerical), and an outer product "
+            f"has rank 1; use `rank`={needed} for a sum of products that meets it, or less for one that is close "
+            f"(`rank`=1: relative error {nearest.error:.3g})."
         )
 
 

@@ -95,7 +95,8 @@ class _SpatialSeparableConv(PlannedLayer):
         """
         layer = conv_of(replace(self.problem, family="conv", special=()), self.row_weight.device, self.row_weight.dtype)
         with torch.no_grad():
-            dense = composed([weight.double() for weight in self._weights()], self.groups)
+            wide = torch.promote_types(self.row_weight.dtype, torch.float64)
+            dense = composed([weight.to(wide) for weight in self._weights()], self.groups)
             layer.weight.copy_(dense.flatten(0, 1))
             if layer.bias is not None and self.bias is not None:
                 layer.bias.copy_(self.bias)

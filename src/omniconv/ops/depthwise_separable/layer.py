@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers and functions of the depthwise separable convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omniconv.core.layer import ConvLayer, PlannedLayer, draw
+from omniconv.core.numbers import boolean, integer
+from omniconv.core.problem import ConvProblem
+from omniconv.core.register import Plan, planned, weight_of
+from omniconv.ops.conv.layer import from_problem as conv_of
+
+from .cost import parts, tensors
+from .weights import renamed
+
+Norm = Callable[[int], nn.Module] | nn.Module
+Activation = Callable[..., Any] | nn.Module
+
+
+class _DepthwiseSeparableConv(PlannedLayer):
+    depthwise_weight: nn.Parameter
+    pointwise_weight: nn.Parameter
+    depthwise_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int, ...] = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        multiplier: int = 1,
+        depthwise_bias: bool = False,
+        mid_norm: Norm | None = None,
+        mid_activation: Activation | None = None,
+        norm: Norm | None = None,
+        activation: Activation | None = None,
+    ) -> None:
+        problem = ConvProblem.of(
+            "depthwise_separable",
+            self.dim,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            bias=bias,
+            padding_mode=padding_mode,
+            multiplier=integer("multiplier", multiplier, 1),
+            depthwise_bias=int(boolean("depthwise_bias", depthwise_bias)),
+        )
+        super().__init__(problem, padding)
+        self.multiplier = multiplier
+        for name, shape in list(tensors(problem).items())[1:]:
+            parameter = None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, parameter)
+        self.mid_norm = _norm("mid_norm", mid_norm, problem.in_channels * multiplier, device, dtype)
+        self.mid_activation = _activation("mid_activation", mid_activation)
+        self.norm = _norm("norm", norm, problem.out_channels, device, dtype)
+        self.activation = _activation("activation", activation)
+        self.part_plans = tuple(Plan(part) for part in parts(problem))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the depthwise, then the pointwise weight and bias, each as torch draws those of a convolution."""
+        draw(self.depthwise_weight, self.depthwise_bias)
+        draw(self.pointwise_weight, self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.mid_norm is None and self.mid_activation is None:
+            output = self.plan(input, self.depthwise_weight, self.pointwise_weight, self.bias, self.depthwise_bias)
+        else:
+            depthwise, pointwise = self.part_plans
+            between = depthwise(input, self.depthwise_weight, self.depthwise_bias)
+            between = between if self.mid_norm is None else self.mid_norm(between)
+            between = between if self.mid_activation is None else self.mid_activation(between)
+            output = pointwise(between, self.pointwise_weight, self.bias)
+        output = output if self.norm is None else self.norm(output)
+        return output if self.activation is None else self.activation(output)
+
+    def to_dense(self) -> ConvLayer:
+        """Return the one ordinary convolution that the two amount to; ``norm`` and ``activation`` are not part of it.
+
+        Its weight is V[o,q]·U[q,k] summed over the filters q of a channel, and a copy: training one leaves the other.
+
+        Raises:
+            ValueError: a norm or an activation stands between the two.
+        """
+        for name in ("mid_norm", "mid_activation"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` (={getattr(self, name)}) stands between the two convolutions; use None.")
+        bias = self.bias is not None or self.depthwise_bias is not None
+        problem = replace(self.problem, family="conv", bias=bias, special=())
+        layer = conv_of(problem, self.pointwise_weight.device, self.pointwise_weight.dtype)
+        with torch.no_grad():
+            wide = torch.promote_types(self.pointwise_weight.dtype, torch.float64)
+            across = self.pointwise_weight.to(wide).flatten(1)
+            grouped = across.unflatten(1, (self.in_channels, self.multiplier))
+            taps = self.depthwise_weight.to(wide)[:, 0].unflatten(0, (self.in_channels, self.multiplier))
+            layer.weight.copy_(torch.einsum("ocm,cm...->oc...", grouped, taps))
+            if layer.bias is not None:
+                total = across.new_zeros(self.out_channels)
+                total = total if self.depthwise_bias is None else total + across @ self.depthwise_bias.to(wide)
+                layer.bias.copy_(total if self.bias is None else total + self.bias.to(wide))
+        return layer
+
+    def extra_repr(self) -> str:
+        marked = [f"multiplier={self.multiplier}"] if self.multiplier != 1 else []
+        marked += ["depthwise_bias=True"] if self.depthwise_bias is not None else []
+        return ", ".join([super().extra_repr(), *marked])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        dims = {name.removeprefix(prefix): t.dim() for name, t in state_dict.items() if name.startswith(prefix)}
+        for old, new in renamed(dims, self.dim).items():
+            state_dict[prefix + new] = state_dict.pop(prefix + old)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _norm(name: str, given: Any, channels: int, device: Any, dtype: Any) -> nn.Module | None:
+    if given is None or isinstance(given, nn.Module):
+        return given
+    made = given(channels) if callable(given) else None
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"`{name}` (={given!r}) must be a module, or make one from a number of channels; use nn.BatchNorm2d."
+        )
+    return made.to(device=device, dtype=dtype)
+
+
+def _activation(name: str, given: Any) -> Callable[..., Any] | None:
+    if given is None or isinstance(given, nn.Module):
+        return given
+    if not callable(given):
+        raise TypeError(f"`{name}` (={given!r}) must be a module, its class, or a function of a tensor; use nn.ReLU.")
+    return given() if isinstance(given, type | partial) else given
+
+
+class DepthwiseSeparableConv1d(_DepthwiseSeparableConv):
+    """Depthwise, then pointwise over a sequence. The formula and the arguments are :class:`DepthwiseSeparableConv2d`'s.
+
+    Shape:
+        input (n, c, i) or (c, i); output (n, o, p) or (o, p), p as :class:`Conv1d`; depthwise_weight (c·m, 1, k),
+        pointwise_weight (o, c·m, 1).
+
+    Raises:
+        TypeError, ValueError: as :class:`DepthwiseSeparableConv2d`.
+
+    Source:
+        Kaiser, Gomez & Chollet, 2018; Kriman et al., QuartzNet, 2020.
+
+    Example:
+        >>> layer = DepthwiseSeparableConv1d(16, 32, 33, padding="same", norm=nn.BatchNorm1d, activation=nn.ReLU)
+        >>> layer(torch.randn(2, 16, 100)).shape
+        torch.Size([2, 32, 100])
+    """
+
+    dim = 1
+
+
+class DepthwiseSeparableConv2d(_DepthwiseSeparableConv):
+    """A depthwise convolution, then a pointwise one: space within each channel, then channels at each position.
+
+    y[n,o,p] = b[o] + Σ_q V[o,q] (a[q] + Σ_k U[q,k] x[n, ⌊q/m⌋, s·p + d·k − pad]). P·C·m·(K + O) MACs, and P·C·K·O for
+    the dense convolution: 1/O + 1/K of them at m = 1. The block of MobileNet and Xception. With nothing between the two
+    it is a dense convolution whose kernel is of low rank (:meth:`to_dense`).
+
+    Args:
+        in_channels, out_channels: C and O.
+        kernel_size, stride, padding, dilation, padding_mode: of the depthwise part, as :class:`Conv2d`.
+        bias: whether the pointwise part ends with a number per output channel, b. Keras's ``use_bias`` and timm's
+            ``bias`` are this one; leave it out before a batch norm.
+        multiplier: filters per channel, m: Keras's ``depth_multiplier``, timm's ``channel_multiplier``.
+        depthwise_bias: whether the depthwise part has a bias of its own, a, as two torch layers in sequence have.
+        mid_norm, norm: after the depthwise and after the pointwise part: a module, or what makes one from a number of
+            channels, such as ``nn.BatchNorm2d`` or ``functools.partial(nn.GroupNorm, 4)``.
+        mid_activation, activation: after each norm: a module, its class (``nn.ReLU6``), or a function of a tensor.
+
+    MobileNet has ``bias=False`` and a norm and an activation after each part; Xception and Keras have nothing between.
+    ``load_state_dict`` also takes the entries of timm's ``SeparableConv2d`` and ``SeparableConvNormAct``, of two
+    convolutions named ``depthwise`` and ``pointwise``, and of an ``nn.Sequential`` of the parts in their order.
+
+    Shape:
+        input (n, c, h, w) or (c, h, w); output as :class:`Conv2d`; depthwise_weight (c·m, 1, k, k), pointwise_weight
+        (o, c·m, 1, 1), bias (o,), depthwise_bias (c·m,).
+
+    Raises:
+        TypeError, ValueError: as :class:`Conv2d`; and a norm or activation that is none of what is named above.
+
+    Source:
+        Sifre, 2014; Chollet, Xception, 2017; Howard et al., MobileNets, 2017.
+
+    Example:
+        >>> layer = DepthwiseSeparableConv2d(
+        ...     16, 32, 3, stride=2, padding=1, bias=False,
+        ...     mid_norm=nn.BatchNorm2d, mid_activation=nn.ReLU, norm=nn.BatchNorm2d, activation=nn.ReLU,
+        ... )
+        >>> layer(torch.randn(1, 16, 28, 28)).shape
+        torch.Size([1, 32, 14, 14])
+    """
+
+    dim = 2
+
+
+class DepthwiseSeparableConv3d(_DepthwiseSeparableConv):
+    """Depthwise, then pointwise over a volume or a clip. The arguments are :class:`DepthwiseSeparableConv2d`'s.
+
+    Shape:
+        input (n, c, d, h, w) or (c, d, h, w); output as :class:`Conv3d`; depthwise_weight (c·m, 1, k, k, k),
+        pointwise_weight (o, c·m, 1, 1, 1).
+
+    Raises:
+        TypeError, ValueError: as :class:`DepthwiseSeparableConv2d`.
+
+    Source:
+        Ye, Liu & Zhang, 2019.
+
+    Example:
+        >>> DepthwiseSeparableConv3d(4, 8, (1, 3, 3), padding=(0, 1, 1))(torch.randn(1, 4, 5, 9, 9)).shape
+        torch.Size([1, 8, 5, 9, 9])
+    """
+
+    dim = 3
+
+
+def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> _DepthwiseSeparableConv:
+    """The layer that computes ``problem``, with random weights and nothing between its parts."""
+    return (DepthwiseSeparableConv1d, DepthwiseSeparableConv2d, DepthwiseSeparableConv3d)[problem.dim - 1](
+        problem.in_channels,
+        problem.out_channels,
+        problem.kernel_size,
+        problem.stride,
+        problem.padding,
+        problem.dilation,
+        problem.bias,
+        problem.padding_mode,
+        device,
+        dtype,
+        multiplier=problem.number("multiplier"),
+        depthwise_bias=bool(problem["depthwise_bias"]),
+    )
+
+
+@planned
+def _plan(
+    channels: tuple[int, int, int],
+    kernel_size: tuple[int, ...],
+    biases: tuple[bool, bool],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    mode: str,
+) -> ConvProblem:
+    in_channels, between, out_channels = integer("in_channels", channels[0], 1), *channels[1:]
+    if between % in_channels:
+        raise ValueError(
+            f"`depthwise_weight` filters (={between}) must be a multiple of the input's channels (={in_channels}); use "
+            f"{max(round(between / in_channels), 1) * in_channels}."
+        )
+    return ConvProblem.of(
+        "depthwise_separable",
+        len(kernel_size),
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        bias=biases[0],
+        padding_mode=mode,
+        multiplier=between // in_channels,
+        depthwise_bias=int(biases[1]),
+    )
+
+
+def _separable(
+    dim: int,
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None,
+    depthwise_bias: Tensor | None,
+    *rest: Any,
+) -> Tensor:
+    taps = weight_of("depthwise_weight", depthwise_weight, dim + 2, "(c·m, 1, *k)")
+    across = weight_of("pointwise_weight", pointwise_weight, dim + 2, "(o, c·m, 1, …)")
+    if not isinstance(input, Tensor):
+        raise TypeError(f"`input` (={type(input).__name__}) must be a torch.Tensor.")
+    if input.dim() not in (dim + 1, dim + 2):
+        raise ValueError(
+            f"`input` has {input.dim()} dimensions and must have {dim + 2} (n, c, {dim} spatial) or {dim + 1} without "
+            f"a batch; its shape is {tuple(input.shape)}."
+        )
+    channels = (input.shape[-dim - 1], taps[0], across[0])
+    plan = _plan(channels, taps[2:], (bias is not None, depthwise_bias is not None), *rest)
+    return plan(input, depthwise_weight, pointwise_weight, bias, depthwise_bias)
+
+
+def depthwise_separable_conv1d(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    *,
+    depthwise_bias: Tensor | None = None,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolve each channel of ``input`` (n, c, i) by itself, then the channels of each position.
+
+    Args:
+        input: (n, c, i) or (c, i).
+        depthwise_weight: (c·m, 1, k); filters q = c·m + j read channel c.
+        pointwise_weight: (o, c·m, 1).
+        bias: (o,) or None; added at the end.
+        stride, padding, dilation, padding_mode: of the depthwise part, as :class:`omniconv.nn.Conv2d`.
+        depthwise_bias: (c·m,) or None; added between the two.
+
+    Returns:
+        (n, o, p) or (o, p).
+
+    Raises:
+        TypeError, ValueError: as :class:`omniconv.nn.DepthwiseSeparableConv2d`.
+    """
+    rest = (stride, padding, dilation, padding_mode)
+    return _separable(1, input, depthwise_weight, pointwise_weight, bias, depthwise_bias, *rest)
+
+
+def depthwise_separable_conv2d(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    *,
+    depthwise_bias: Tensor | None = None,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Depthwise, then pointwise on ``input`` (n, c, h, w); see :func:`depthwise_separable_conv1d`."""
+    rest = (stride, padding, dilation, padding_mode)
+    return _separable(2, input, depthwise_weight, pointwise_weight, bias, depthwise_bias, *rest)
+
+
+def depthwise_separable_conv3d(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    *,
+    depthwise_bias: Tensor | None = None,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Depthwise, then pointwise on ``input`` (n, c, d, h, w); see :func:`depthwise_separable_conv1d`."""
+    rest = (stride, padding, dilation, padding_mode)
+    return _separable(3, input, depthwise_weight, pointwise_weight, bias, depthwise_bias, *rest)
