@@ -134,17 +134,28 @@ def position_of(
 
 def setting_named(name: str) -> tuple[Family, Setting]:
     """The setting of this name or alias, however it is hyphenated; raises ``ValueError`` naming the nearest."""
-    known = {_plain(n): pair for n, pair in settings().items()}
-    known |= {
-        _plain(alias): pair for pair in settings().values() for alias in pair[1].aliases if _plain(alias) not in known
-    }
     if not isinstance(name, str):
         raise TypeError(f"`family` (={name!r}) must be a string, not {type(name).__name__}.")
+    known = _known()
     if _plain(name) in known:
         return known[_plain(name)]
-    close = [known[match][1].name for match in get_close_matches(_plain(name), known, n=1, cutoff=0.5)]
-    hint = f"use {close[0]!r}" if close else f"use one of {', '.join(settings())}"
+    close = closest(name)
+    hint = f"use {close!r}" if close else f"use one of {', '.join(settings())}"
     raise ValueError(f"`family` (={name!r}) is not known; {hint}.")
+
+
+def closest(name: str) -> str | None:
+    """The name that ``name`` was probably meant to be."""
+    known = _known()
+    close = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
+    return known[close[0]][1].name if close else None
+
+
+def _known() -> dict[str, tuple[Family, Setting]]:
+    """Every setting under its name and its aliases; a name goes before an alias."""
+    pairs = settings().values()
+    aliases = {_plain(alias): pair for pair in pairs for alias in pair[1].aliases}
+    return aliases | {_plain(pair[1].name): pair for pair in pairs}
 
 
 def chosen(only: Names = None, skip: Names = None) -> list[str]:

@@ -10,11 +10,8 @@ from typing import Any
 import click
 
 from .leaving import CheckFailed, Refused
-from .tail import NOISY, Tail, examples, tail
-from .values import AXES
-
-DTYPES = ("float64", "float32", "bfloat16", "float16")
-
+from .tail import DTYPES, NOISY, Tail, examples, tail
+from .values import AXES, raised, spelled
 
 EXAMPLES = examples(
     "compare 64 128 56",
@@ -78,13 +75,6 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
 def _nearest(arguments: list[Any], options: dict[str, Any]) -> str:
     """The call with every number raised to the least that is legal, if that is enough to make it so."""
     from omniconv.analysis.compare import compare
-
-    from .values import spelled
-
-    def raised(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(raised, value))
-        return max(value, 1) if isinstance(value, int) and not isinstance(value, bool) else value
 
     numbers = {"kernel_size": "-k", "stride": "-s", "dilation": "-d", "groups": "-g", "heads": "--heads", "batch": "-n"}
     mended = {name: raised(options[name]) for name in numbers}

@@ -21,6 +21,7 @@ from .leaving import Refused
 
 FORMATS = ("auto", "human", "plain", "json", "csv", "md")
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "md", ".tsv": "plain", ".txt": "human", ".html": "html"}
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 # Cells of a line where nobody says how wide the screen is.
 WIDTH = 120
 # As omniconv.analysis.timing has it, which a command that times nothing need not load.

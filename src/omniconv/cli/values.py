@@ -65,5 +65,14 @@ PADDING = PaddingType()
 
 
 def spelled(value: Any) -> str:
-    """A value as the command line takes it."""
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """A value as the command line takes it: ``3``, ``3x5``, ``0:1x1:0``."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return "x".join(":".join(map(str, entry)) if isinstance(entry, tuple) else str(entry) for entry in value)
+
+
+def raised(value: Any) -> Any:
+    """A number, or each of several, raised to 1 where it is less."""
+    if isinstance(value, tuple):
+        return tuple(map(raised, value))
+    return max(value, 1) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -8,7 +8,7 @@ LANGUAGES = ("en", "ko")
 ENGLISH = {
     "legend": "MACs: multiply-adds without bias, on input positions where transposed. ×std: to standard of the same "
     "shape. RF: receptive field. F/B: FLOP per byte.",
-    "is": "is",
+    "balance means": "work with more than this is bound by compute, with less by memory",
     "families end": "One with its cost: omniconv explain NAME IN OUT SIZE. All of them: omniconv compare IN OUT SIZE.",
     "apart": "Counted apart",
     "legend measured": "Bound: the machine's roofline, step by step. ≈: intervals overlap, not ranked.",
@@ -23,6 +23,27 @@ ENGLISH = {
 }
 
 KOREAN = {
+    "formula": "수식",
+    "source": "출처",
+    "letters": "기호",
+    "bytes": "바이트",
+    "FLOP/byte": "FLOP/바이트",
+    "output": "출력",
+    "receptive field": "수용 영역",
+    "counted apart": "따로 센 것",
+    "note": "주의",
+    "kernel": "커널",
+    "proof": "증명",
+    "problem": "문제",
+    "devices": "장치 목록",
+    "kernels": "커널",
+    "missing extras": "없는 추가 패키지",
+    "none": "없음",
+    "not installed": "설치되지 않음",
+    "bandwidth": "대역폭",
+    "at": "@",
+    "balance": "균형점",
+    "balance means": "이보다 크면 연산에, 작으면 메모리에 묶인다",
     "is": "뜻",
     "equals": "같은 것",
     "also called": "다른 이름",
