@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a model and put everything back: values, gradients, attributes, hooks, flags and random states.
+
+Attributes are put back from shallow copies. Values are copied only when something is about to write to them, which a
+dispatch mode sees and tells the journal; a model that only reads costs no memory.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+def storage_of(tensor: Tensor) -> tuple[int, torch.UntypedStorage | None]:
+    """The memory of a tensor and a number that tells it from others; (0, None) for a subclass that has none."""
+    try:
+        storage = tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return 0, None
+    return storage._cdata, storage  # noqa: SLF001 - the address, which stays while wrappers come and go
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among values, and inside lists, tuples and mappings of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+        elif isinstance(value, Mapping):
+            yield from tensors_in(value.values())
+
+
+class Journal:
+    """Copies of protected memory, each made just before the first write to it."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        stored = dict(storage_of(t) for t in tensors)
+        self._protected = {key: s for key, s in stored.items() if s is not None and s.device.type != "meta"}
+        self._copies: dict[int, torch.UntypedStorage] = {}
+
+    def before(self, writes: Iterable[Any]) -> None:
+        """Keep what stands in the protected ones among the tensors that are about to be written."""
+        for tensor in tensors_in(writes):
+            key, _ = storage_of(tensor)
+            if key in self._protected and key not in self._copies:
+                self._copies[key] = self._protected[key].clone()
+
+    def restore(self) -> None:
+        """Write the copies back, beneath autograd's version counters: nothing looks changed."""
+        for key, copy in self._copies.items():
+            self._protected[key].copy_(copy)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return storage_of(tensor)[0], tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+@contextmanager
+def put_back(model: nn.Module, inputs: Any) -> Iterator[Journal]:
+    """Put the model, its inputs and the random states back at the end of the block, also after an exception.
+
+    Yields the journal, which must be told of every write. Out of reach is what a model keeps deeper than one level
+    inside lists and dictionaries of its own.
+    """
+    modules = list(model.modules())
+    held = [t for m in modules for t in tensors_in(vars(m).values())]
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers(), *held, *tensors_in([inputs]))}
+    known = [t for t in tensors.values() if not is_lazy(t)]
+    journal = Journal(known)
+    with ExitStack() as stack:
+        stack.enter_context(_random_states({t.device for t in known}))
+        if "torch._dynamo" in sys.modules:  # what was compiled runs as it was written, where every call can be seen
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for tensor in known:
+            stack.callback(_same_tensor(tensor))
+        stack.callback(journal.restore)
+        for module in modules:
+            stack.callback(_same_attributes(module))
+        for parameter in model.parameters():
+            parameter.grad = None
+        yield journal
+
+
+def _same_tensor(tensor: Tensor) -> Callable[[], None]:
+    """A function that gives a leaf its memory, flag and gradient back."""
+    if not tensor.is_leaf or tensor.is_inference():
+        return lambda: None
+    alias, flag, grad = tensor.data, tensor.requires_grad, tensor.grad
+
+    def restore() -> None:
+        if _place(tensor) != _place(alias):
+            tensor.data = alias
+        if tensor.requires_grad != flag:
+            tensor.requires_grad_(flag)
+        if tensor.grad is not grad:
+            tensor.grad = grad
+
+    return restore
+
+
+def _same_attributes(module: nn.Module) -> Callable[[], None]:
+    """A function that gives a module its attributes back, and the entries of those that are lists, sets and dicts."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return lambda: None
+    own, before, cls = vars(module), dict(vars(module)), type(module)
+    entries = [(value, value.copy()) for value in before.values() if isinstance(value, dict | list | set)]
+
+    def restore() -> None:
+        if type(module) is not cls:
+            module.__class__ = cls
+        own.clear()
+        own.update(before)
+        for value, copy in entries:
+            value.clear()
+            value.extend(copy) if isinstance(value, list) else value.update(copy)
+
+    return restore
+
+
+@contextmanager
+def _random_states(devices: Iterable[torch.device]) -> Iterator[None]:
+    python = random.getstate()
+    numpy = sys.modules.get("numpy")
+    drawn = numpy.random.get_state() if numpy else None
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind in {d.type for d in devices} - {"cpu", "meta"}:
+            indices = sorted({d.index or 0 for d in devices if d.type == kind})
+            stack.enter_context(torch.random.fork_rng(devices=indices, device_type=kind))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(drawn)
