@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dynamic convolution through ATen: one multiply-add of whole tensors for each tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from omniconv.core.pad import pad
+
+LOW = (torch.float16, torch.bfloat16)
+
+
+def accumulated(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    softmax: bool,
+    renorm: bool,
+    padding_mode: str,
+) -> Tensor:
+    """Shifted inputs times the kernels' slices, added up in float32 at least: memory grows with C·P, not C·P·K."""
+    dim, dtype = len(stride), input.dtype
+    if _autocast(input):
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, weight = input.to(dtype), weight.to(dtype)
+    in_size = input.shape[2:]
+    shares = normalized(weight, in_size, stride, padding, dilation, renorm=renorm) if softmax else weight
+    if any(type(p) is not int or p for p in padding):  # a traced amount is no int and may be 0 at times
+        input = pad(input, padding, padding_mode)
+    if dtype in LOW:
+        input, shares = input.float(), shares.float()
+    taps = weight.shape[2 : 2 + dim]
+    counts = [
+        (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(input.shape[2:], taps, stride, dilation, strict=True)
+    ]
+    by_head = input.unflatten(1, (weight.shape[1], -1))
+    shares = shares.flatten(2, 1 + dim)
+
+    def factors(index: int, tap: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        starts = [k * d for k, d in zip(tap, dilation, strict=True)]
+        places = [slice(a, a + s * (p - 1) + 1, s) for a, s, p in zip(starts, stride, counts, strict=True)]
+        return by_head[(..., *places)], shares[:, :, index].unsqueeze(2)
+
+    first, *rest = enumerate(product(*(range(k) for k in taps)))
+    read, share = factors(*first)
+    output = read * share
+    for at in rest:
+        output = torch.addcmul(output, *factors(*at))
+    output = output.flatten(1, 2)
+    if bias is not None:
+        output = output + bias.view(-1, *[1] * dim)
+    return output.to(dtype)
+
+
+def _autocast(input: Tensor) -> bool:
+    """Whether autocast is on and lowers tensors like ``input``, as it does for ATen's convolutions."""
+    kind = input.device.type
+    return input.dtype in (torch.float32, *LOW) and kind != "meta" and torch.is_autocast_enabled(kind)
+
+
+def normalized(
+    weight: Tensor,
+    in_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    renorm: bool,
+) -> Tensor:
+    """Softmax of (n, h, *k, *p) over the taps, in float32 where the weight has fewer bits, and left in it.
+
+    With ``renorm`` the taps on padding get no share. A position whose taps all lie on padding has no shares at all.
+    """
+    dim = len(stride)
+    taps = weight.shape[2 : 2 + dim]
+    logits = weight.flatten(2, 1 + dim)
+    logits = logits.float() if logits.dtype in LOW else logits
+    if not renorm:
+        return logits.softmax(2).unflatten(2, taps)
+    inside = _inside(taps, in_size, stride, padding, dilation, weight.device)
+    left_out = ~inside & inside.any(0, keepdim=True)
+    shares = torch.where(left_out, -torch.inf, logits).softmax(2)
+    return torch.where(inside, shares, 0).unflatten(2, taps)
+
+
+def _inside(
+    taps: Sequence[int],
+    in_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    device: torch.device,
+) -> Tensor:
+    """Which taps of which outputs lie on data: shape (k, *p), taps row by row."""
+    dim = len(taps)
+    inside = torch.ones((1,) * (2 * dim), dtype=torch.bool, device=device)
+    for axis, (k, size, s, d) in enumerate(zip(taps, in_size, stride, dilation, strict=True)):
+        before, after = padding[2 * axis : 2 * axis + 2]
+        count = (size + before + after - d * (k - 1) - 1) // s + 1
+        tap, position = torch.arange(k, device=device), torch.arange(count, device=device)
+        at = s * position + d * tap.unsqueeze(1) - before
+        places = [1] * (2 * dim)
+        places[axis], places[dim + axis] = k, count
+        inside = inside & ((at >= 0) & (at < size)).view(places)
+    return inside.flatten(0, dim - 1)
