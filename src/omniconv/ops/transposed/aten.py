@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniconv.core.pad import pad
+
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
@@ -37,13 +39,15 @@ def cropped(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """ATen's kernel with the crop that both sides share, then the rest cut away."""
+    """ATen's kernel with the crop that both sides share, then the rest cut away: padding by less than nothing."""
     befores, afters = padding[::2], padding[1::2]
     shared = [min(pair) for pair in zip(befores, afters, strict=True)]
     ends = [more + least - after for more, least, after in zip(output_padding, shared, afters, strict=True)]
     extra = [max(end, 0) for end in ends]
     output = _TRANSPOSED[len(stride) - 1](input, weight, bias, stride, shared, extra, groups, dilation)
-    for axis, (before, least, end) in enumerate(zip(befores, shared, ends, strict=True)):
-        start = before - least
-        output = output.narrow(axis + 2, start, output.shape[axis + 2] - start + min(end, 0))
-    return output
+    cut = [
+        amount
+        for before, least, end in zip(befores, shared, ends, strict=True)
+        for amount in (least - before, min(end, 0))
+    ]
+    return pad(output, cut, "zeros")
