@@ -205,7 +205,7 @@ def _row(name: str, position: Position, up: int, itemsize: int) -> Row:
         setting.korean,
         problem,
         standard,
-        (*said, *cost.notes),
+        tuple(said),
         cost.params,
         cost.macs,
         cost.macs / own if own else None,

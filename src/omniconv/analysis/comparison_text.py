@@ -79,7 +79,7 @@ def columns(comparison: Comparison, lang: str = "en") -> list[Column]:
         Column(f"{say('bound', lang)} ms", block=1),
         Column(say("by", lang), right=False, block=1),
         Column(f"{say('time', lang)} ms", block=1),
-        Column("±IQR", right=False, block=1),
+        Column("±", right=False, block=1),
         Column(say("×std", lang), block=1),
         Column("", right=False, block=1),
         Column(say("of bound", lang), block=1),

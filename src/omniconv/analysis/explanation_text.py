@@ -50,8 +50,7 @@ def pairs(explanation: Explanation, lang: str = "en") -> list[tuple[str, str]]:
         *(("note", note) for note in cost.notes),
         ("", ""),
         ("kernel", explanation.choice.reason),
-        *(("proof", _proof(walk)) for walk in explanation.walks),
-        *([("proof", _total(explanation))] if len(explanation.walks) > 1 else []),
+        ("proof", "\n".join([*map(_proof, explanation.walks), *_total(explanation)])),
         ("problem", str(problem)),
     ]
     return [(say(name, lang) if name else "", text) for name, text in about if text or not name]
@@ -189,12 +188,12 @@ def _proof(walk: Walk) -> str:
     return f"{step.name}: {visited}{batch}: {count.all_taps:,} products, {verdict}; {count.on_data:,} touch data"
 
 
-def _total(explanation: Explanation) -> str:
+def _total(explanation: Explanation) -> list[str]:
+    """The sum of several steps, and what no loop has walked."""
+    if len(explanation.walks) < 2:
+        return []
     counted = sum(walk.count.all_taps for walk in explanation.walks if walk.count)
     rest = sum(walk.step.macs.value for walk in explanation.walks if walk.count is None)
-    text = f"in all {counted:,} counted"
-    return (
-        f"{text} + {rest:,} not walked = {counted + rest:,}"
-        if rest
-        else f"{text}; the formula says {explanation.macs:,}"
-    )
+    if rest:
+        return [f"in all {counted:,} counted + {rest:,} not walked = {counted + rest:,}"]
+    return [f"in all {counted:,} counted; the formula says {explanation.macs:,}"]

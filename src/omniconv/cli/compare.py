@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import click
 
 from .leaving import CheckFailed, Refused
 from .tail import DTYPES, NOISY, Tail, examples, tail
-from .values import AXES, raised, spelled
+from .values import AXES, call_of, raised
 
+# As omniconv.analysis.compare has it, which is loaded only to run.
+SORTS = ("family", "params", "macs", "bytes", "flop_per_byte", "receptive_field", "bound", "time")
 EXAMPLES = examples(
     "compare 64 128 56",
     "compare 64 64 56x48 --kernel 5 --only standard,depthwise --time",
@@ -34,7 +37,7 @@ EXAMPLES = examples(
 @click.option("--up", type=int, default=1, help="A position that enlarges by this factor.")
 @click.option("--only", multiple=True, metavar="NAME[,…]", help="Show these.")
 @click.option("--skip", multiple=True, metavar="NAME[,…]", help="Show all but these.")
-@click.option("--sort", metavar="KEY", help="family, params, macs, bytes, flop_per_byte, receptive_field, bound, time.")
+@click.option("--sort", metavar="KEY", help=f"{', '.join(SORTS)}.")
 @click.option("--time", is_flag=True, help="Measure, each answer checked first. Takes about half a minute.")
 @click.option("--device", default="cpu", show_default=True, help="Where to measure.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="What to compute in.")
@@ -61,7 +64,9 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
     except (ValueError, TypeError) as error:
         raise Refused(str(error), _nearest(arguments, options)) from error
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"--time needs {error.name}, which is not installed.") from error
+        if error.name != "torch":
+            raise
+        raise click.ClickException("--time needs torch, which is not installed; pip install torch.") from error
     if comparison.machine and comparison.machine["noise"] > NOISY:
         noise = f"{comparison.machine['noise']:.0%}"
         tail.warn(f"this machine is noisy: a kernel repeated spreads by {noise}. Close what else runs, and try again.")
@@ -73,13 +78,26 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
 
 
 def _nearest(arguments: list[Any], options: dict[str, Any]) -> str:
-    """The call with every number raised to the least that is legal, if that is enough to make it so."""
-    from omniconv.analysis.compare import compare
+    """The legal call that is nearest: numbers raised, names mended, and what else a flag needs."""
+    from omniconv.analysis.compare import closest, compare
 
-    numbers = {"kernel_size": "-k", "stride": "-s", "dilation": "-d", "groups": "-g", "heads": "--heads", "batch": "-n"}
-    mended = {name: raised(options[name]) for name in numbers}
-    with contextlib.suppress(ValueError, TypeError):
-        compare(*map(raised, arguments), **mended, dim=options["dim"])
-        flags = [f"{numbers[name]} {spelled(value)}" for name, value in mended.items() if value != options[name]]
-        return " ".join(["omniconv compare", *(spelled(raised(value)) for value in arguments), *flags])
+    def mended(names: list[str] | None) -> list[str] | None:
+        return [close for close in map(closest, names) if close] if names else None
+
+    given = dict(zip(("in_channels", "out_channels", "size"), arguments, strict=True)) | options
+    better = {name: raised(value) for name, value in given.items() if name != "threads"}
+    better |= {"only": mended(options["only"]) or None, "skip": mended(options["skip"]) or None}
+    if better["up"] > 1:
+        better["stride"] = 1
+    if isinstance(better["size"], tuple):
+        better["size"] = better["size"][: options["dim"] or 3]
+    with suppress(ValueError, TypeError):
+        compare(**better | {"time": False, "sort": None})
+        if better["sort"] is not None:
+            keys = get_close_matches(better["sort"], SORTS, n=1)
+            better["sort"] = keys[0] if keys else None
+            better["time"] = better["time"] or better["sort"] in ("bound", "time")
+        if better == {name: given[name] for name in better}:
+            better["device"] = "cpu"
+        return call_of(click.get_current_context(), better)
     return ""

@@ -10,21 +10,8 @@ import click
 
 from .leaving import CheckFailed, Refused
 from .tail import DTYPES, Tail, examples, tail
-from .values import AXES, PADDING, raised, spelled
+from .values import AXES, PADDING, call_of, raised
 
-FLAGS = {
-    "kernel_size": "-k",
-    "stride": "-s",
-    "padding": "-p",
-    "dilation": "-d",
-    "groups": "-g",
-    "output_padding": "--op",
-    "heads": "--heads",
-    "dim": "--dim",
-    "batch": "-n",
-}
-# Values that need no flag; None for the rest.
-LEFT_OUT = {"batch": 1}
 EXAMPLES = examples(
     "explain depthwise-separable 64 128 56",
     "explain transposed 16 8 8 -k 4 -s 2 -p 1 --proof",
@@ -103,6 +90,6 @@ def _call(name: str, arguments: list[Any], options: dict[str, Any]) -> str:
 
     with suppress(ValueError, TypeError):
         explain(name, *arguments, **options | {"proof": False})
-        flags = [f"{FLAGS[key]} {spelled(options[key])}" for key in FLAGS if options[key] != LEFT_OUT.get(key)]
-        return " ".join(["omniconv explain", name, *map(spelled, arguments), *flags])
+        values = dict(zip(("in_channels", "out_channels", "size"), arguments, strict=True)) | options
+        return call_of(click.get_current_context(), values | {"family": name})
     return ""

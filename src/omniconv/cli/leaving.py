@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -49,6 +49,22 @@ def leave() -> Iterator[None]:
         error.show()
         sys.exit(error.exit_code)
     sys.exit(0)
+
+
+@contextmanager
+def telling(verbose: bool, done: Callable[[], None]) -> Iterator[None]:
+    """Turn what nobody foresaw into one line, unless the user asked where it happened; end the progress either way."""
+    expected = (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError)
+    try:
+        yield
+    except Exception as error:
+        done()
+        if verbose or isinstance(error, expected):
+            raise
+        raise click.ClickException(f"{type(error).__name__}: {error} (-v shows where)") from error
+    except BaseException:
+        done()
+        raise
 
 
 def _forget_stdout() -> None:

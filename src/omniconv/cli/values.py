@@ -76,3 +76,20 @@ def raised(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(raised, value))
     return max(value, 1) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def call_of(context: click.Context, values: dict[str, Any]) -> str:
+    """The call of the context's command with ``values``, as one would type it; defaults are left out."""
+    words = [context.command_path]
+    flags = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = values.get(name)
+        if isinstance(parameter, click.Argument):
+            words.append(spelled(value))
+        elif isinstance(value, bool) or not isinstance(parameter, click.Option):
+            flags += [parameter.opts[0]] if value else []
+        elif value not in (None, (), [], parameter.default):
+            texts = [",".join(value)] if parameter.multiple else [spelled(value)]
+            flags += [f"{parameter.opts[0]} {text}" for text in texts]
+    return " ".join([*words, *flags])

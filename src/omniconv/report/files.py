@@ -13,15 +13,13 @@ def write(path: str | Path, text: str, *, overwrite: bool = False) -> Path:
         FileExistsError: the file exists, and ``overwrite`` is not set.
     """
     path = Path(path)
-    text = text if text.endswith("\n") else text + "\n"
-    if not overwrite:
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise FileExistsError(f"`path` (={str(path)!r}) exists; use another, or overwrite=True.") from None
-        return path
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"`path` (={str(path)!r}) exists; use another, or overwrite=True.")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return path

@@ -96,6 +96,9 @@ def fields(pairs: Sequence[tuple[str, str]], width: int | None = None, style: st
     indent = max((cells(name) for name, _ in pairs), default=0) + 2
     lines: list[Line] = []
     for name, text in pairs:
+        if not (name or text):
+            lines.append(())
+            continue
         first, *rest = wrapped(text, None if width is None else width - indent)
         lines.append((Span(name, style), Span(" " * (indent - cells(name)) + first)))
         lines += [(Span(" " * indent + more),) for more in rest]

@@ -36,6 +36,15 @@ class Result:
         """Sentences below the table."""
         return []
 
+    def to_html(self, lang: str = "en") -> str:
+        """A page that needs nothing else: what a person reads, and the dictionary as JSON inside it."""
+        from . import page
+
+        columns, cells = self.grid(lang)
+        return page.page(
+            type(self).__name__, page.table(columns, cells) + page.paragraphs(self.under(lang)), self.to_dict()
+        )
+
     def __repr__(self) -> str:
         return plain(self.lines())
 
