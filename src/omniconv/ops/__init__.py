@@ -6,4 +6,7 @@ NAMES = (
     "transposed",
     "spatial_separable",
     "depthwise_separable",
+    "deformable",
+    "lightweight",
+    "dynamic",
 )
