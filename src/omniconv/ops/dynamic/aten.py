@@ -52,7 +52,7 @@ def accumulated(
     read, share = factors(*first)
     output = read * share
     for at in rest:
-        output = torch.addcmul(output, *factors(*at))
+        output.addcmul_(*factors(*at))
     output = output.flatten(1, 2)
     if bias is not None:
         output = output + bias.view(-1, *[1] * dim)
