@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,7 @@ class Profile(Result):
         receptive_field: of the model's first output, where it could be followed.
         notes: what else there is to say.
         depth: how deep the table looks into the model; None for every row.
+        top: how many rows to show, those with most multiply-adds; None for all. Totals are of all.
         machine: whose roofline says what memory bounds.
         time: seconds of the whole model, measured in the same rounds as its rows.
     """
@@ -136,6 +138,7 @@ class Profile(Result):
     depth: int | None = None
     machine: Machine | None = None
     time: Timing | None = None
+    top: int | None = None
 
     @property
     def macs(self) -> int:
@@ -199,7 +202,12 @@ class Profile(Result):
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain values, one dictionary each."""
-        return [self._record(row) for row in self.rows]
+        return [self._record(row) for row in self.largest(self.rows)]
+
+    def largest(self, rows: Sequence[Row]) -> list[Row]:
+        """The ``top`` rows with most multiply-adds, in their order."""
+        kept = sorted(range(len(rows)), key=lambda at: (-rows[at].macs, at))[: self.top]
+        return [rows[at] for at in sorted(kept)]
 
     def _record(self, row: Row) -> dict[str, Any]:
         field, (bound_ms, bound_by) = row.receptive_field, row.bound(self.machine) if self.machine else (None, None)

@@ -64,11 +64,13 @@ def unit(count: int) -> str:
 def shown(profile: Profile) -> list[Row]:
     """The rows of the table: every product, or what lies below each module of the wanted depth, summed."""
     if profile.depth is not None:
-        return _grouped(profile.rows, profile.depth)
+        return profile.largest(_grouped(profile.rows, profile.depth))
     products = [row for row in profile.rows if row.family != OTHER or row.uncounted]
     beside = [row for row in profile.rows if row.family == OTHER and not row.uncounted]
+    kept = profile.largest(products)
+    beside += [row for row in products if row not in kept]
     rest = [replace(_sum(beside), name=f"{len(beside)} other calls")] if beside else []
-    return products + rest
+    return kept + rest
 
 
 def _grouped(rows: Sequence[Row], depth: int) -> list[Row]:

@@ -60,7 +60,22 @@ class PaddingType(_Type):
         return int(part)
 
 
+class ShapeType(_Type):
+    """The shape of a tensor: ``1,3,224,224``."""
+
+    name = "n,n,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        parts = [part.strip() for part in re.split(r"[x×,]", value.strip("()[] "))]
+        if not all(re.fullmatch(r"\d+", part) for part in parts):
+            self.fail(f"{value!r} must be the sizes of a tensor, as 1,3,224,224.", param, ctx)
+        return tuple(map(int, parts))
+
+
 AXES = AxesType()
+SHAPE = ShapeType()
 PADDING = PaddingType()
 
 
