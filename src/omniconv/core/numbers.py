@@ -39,6 +39,15 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def fraction(name: str, value: Any) -> float:
+    """Return ``value`` if it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` (={value!r}) must be a number from 0 to 1, not {type(value).__name__}.")
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` (={value}) must be from 0 to 1; use {0 if value < 0 else 1}.")
+    return float(value)
+
+
 def per_axis(name: str, value: Any, dim: int, least: int) -> tuple[int, ...]:
     """Return one integer per spatial axis from an integer or a sequence of ``dim`` integers."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
