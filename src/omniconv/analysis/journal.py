@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _unsafe_set_version_counter
 from torch.nn.parameter import is_lazy
 
 
@@ -54,7 +55,7 @@ class Journal:
                 self._copies[key] = self._protected[key].clone()
 
     def restore(self) -> None:
-        """Write the copies back, beneath autograd's version counters: nothing looks changed."""
+        """Write the copies back, beneath autograd."""
         for key, copy in self._copies.items():
             self._protected[key].copy_(copy)
 
@@ -90,20 +91,27 @@ def put_back(model: nn.Module, inputs: Any) -> Iterator[Journal]:
 
 
 def _same_tensor(tensor: Tensor) -> Callable[[], None]:
-    """A function that gives a leaf its memory, flag and gradient back."""
-    if not tensor.is_leaf or tensor.is_inference():
+    """A function that gives a tensor its memory, flag, gradient and version back."""
+    if tensor.is_inference():
         return lambda: None
-    alias, flag, grad = tensor.data, tensor.requires_grad, tensor.grad
+    alias, flag, leaf, version = tensor.data, tensor.requires_grad, tensor.is_leaf, _version(tensor)
+    grad = tensor.grad if leaf else None
 
     def restore() -> None:
         if _place(tensor) != _place(alias):
             tensor.data = alias
-        if tensor.requires_grad != flag:
+        if leaf and tensor.requires_grad != flag:
             tensor.requires_grad_(flag)
-        if tensor.grad is not grad:
+        if leaf and tensor.grad is not grad:
             tensor.grad = grad
+        if _version(tensor) != version:  # its values are those of that version again, and a graph may wait for them
+            _unsafe_set_version_counter((tensor,), (version,))
 
     return restore
+
+
+def _version(tensor: Tensor) -> int:
+    return int(tensor._version)  # noqa: SLF001 - autograd's count of the writes to a tensor
 
 
 def _same_attributes(module: nn.Module) -> Callable[[], None]:

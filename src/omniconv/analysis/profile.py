@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from .arguments import arguments_of
 from .aten_call import Work
@@ -88,7 +88,7 @@ def profile(
     return Profile(
         model=type(model).__name__,
         rows=tuple(rows),
-        params=sum(p.numel() for p in model.parameters()),
+        params=sum(_sizes(model)),
         activation_bytes=sum(call.new_bytes for call in seen),
         not_run=_not_run(model, seen),
         receptive_field=field,
@@ -101,15 +101,22 @@ def profile(
 
 def _materialised(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> nn.Module:
     """A copy of ``model`` whose lazy modules have seen their input."""
-    model = copy.deepcopy(model)
+    # torch copies lazy parameters but not lazy buffers.
+    buffers = (b for b in model.buffers() if is_lazy(b))
+    model = copy.deepcopy(model, {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in buffers})
     with torch.random.fork_rng(devices=range(torch.accelerator.device_count())), torch.no_grad():
         model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     return model
 
 
+def _sizes(model: nn.Module) -> list[int]:
+    """Elements of each parameter; 0 for one of a lazy module that did not run."""
+    return [0 if is_lazy(p) else p.numel() for p in model.parameters()]
+
+
 def _rows(model: nn.Module, seen: Iterable[Seen]) -> list[Row]:
     """One row for each product, and one for all else that a module call did itself."""
-    sizes = [p.numel() for p in model.parameters()]
+    sizes = _sizes(model)
     met: set[int] = set()
     rows: list[list[Seen]] = []
     beside: dict[ModuleCall, list[Seen]] = {}
