@@ -31,7 +31,7 @@ Count = Callable[[AtenCall], int]
 
 def other_ops_of(call: AtenCall) -> int | None:
     """The operations of a call; 0 where it only moves numbers, None where no rule knows it."""
-    if call.func.is_view or not call.outputs:
+    if call.func.is_view or torch.Tag.inplace_view in call.func.tags or not call.outputs:
         return 0
     namespace, _, name = call.name.partition("::")
     if namespace != "aten":
