@@ -98,7 +98,7 @@ class ConvProblem:
             padding_mode=one_of("padding_mode", padding_mode, PADDING_MODES),
             transposed=transposed,
             output_padding=per_axis("output_padding", output_padding, dim, 0) if transposed else (),
-            special=tuple(sorted(special.items())),
+            special=tuple((name, special[name]) for name in sorted(special)),
         )
         problem._check_rules()
         return problem if in_size is None else problem.at(per_axis("in_size", in_size, dim, 0), batch)
