@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import DispatchKey
+from torch._C import DispatchKey, _dispatch_has_kernel_for_dispatch_key
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -121,11 +122,9 @@ class Watch(TorchDispatchMode):
         self._journal.before(written(func, arguments))
         if self._silent:
             return func(*args, **kwargs)
-        if func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
-            with self:  # under inference_mode they arrive whole
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        if _is_composite(func):
+            with self:
+                return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)  # noqa: SLF001
         result = func(*args, **kwargs)
         self._see(AtenCall(func, arguments, result), args, kwargs)
         return result
@@ -164,6 +163,12 @@ class Watch(TorchDispatchMode):
             operator = f"omniconv::{problem.family}"
             self.seen.append(Seen(self._stack[-1], operator, work, used, bytes_of(output), recipe))
         return output
+
+
+@cache
+def _is_composite(func: OpOverload) -> bool:
+    """Whether an operator is made of others: outside of inference_mode, torch takes those apart itself."""
+    return bool(_dispatch_has_kernel_for_dispatch_key(func.name(), DispatchKey.CompositeImplicitAutograd))
 
 
 def work_of(call: AtenCall, *, weighted: bool) -> Work | None:
