@@ -114,6 +114,34 @@ OURS = {
         2_211_840,
     ),
     "transposed": (lambda: omniconv.nn.ConvTranspose2d(16, 32, 3, 2, 1, 1), (1, 16, 10, 12), 552_960),
+    "depthwise separable": (
+        lambda: omniconv.nn.DepthwiseSeparableConv2d(16, 32, 3, padding=1),
+        (1, 16, 20, 24),
+        314_880,
+    ),
+    "the same in two calls": (
+        lambda: omniconv.nn.DepthwiseSeparableConv2d(16, 32, 3, padding=1, mid_activation=nn.ReLU),
+        (1, 16, 20, 24),
+        314_880,
+    ),
+    "spatially separable": (
+        lambda: omniconv.nn.SpatialSeparableConv2d(16, 32, 3, padding=1),
+        (1, 16, 20, 24),
+        480 * 3 * (16 * 16 + 16 * 32),
+    ),
+    "deformable": (lambda: omniconv.nn.DeformableConv2d(16, 32, 3, padding=1), (1, 16, 20, 24), 3_456_000),
+    "deformable with mask": (
+        lambda: omniconv.nn.DeformableConv2d(16, 32, 3, padding=1, mask=True),
+        (1, 16, 20, 24),
+        4_078_080,
+    ),
+    "deformable, offsets given": (
+        lambda: omniconv.nn.DeformConv2d(16, 32, 3, padding=1),
+        ((1, 16, 20, 24), (1, 18, 20, 24)),
+        2_211_840,
+    ),
+    "lightweight": (lambda: omniconv.nn.LightweightConv1d(64, 7, heads=8), (1, 64, 100), 44_800),
+    "dynamic": (lambda: omniconv.nn.DynamicConv1d(64, 7, heads=8), (1, 64, 100), 403_200),
 }
 
 NETWORKS = {
@@ -151,7 +179,9 @@ def test_own_layers(name):
     make, size, macs = OURS[name]
     found = counted(make, size)
     assert found.macs == macs
-    assert found.coverage == {"counted": 1, "partial": 0, "unavailable": 0}
+    assert found.status == "complete"
+    assert found.not_run == ()
+    assert found.params == sum(p.numel() for p in make().parameters()) == sum(row.params for row in found.rows)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
