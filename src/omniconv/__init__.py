@@ -10,6 +10,7 @@ _HOME = {
     "compare": "analysis.compare",
     "cost": "analysis.cost",
     "effective_receptive_field": "analysis.effective",
+    "explain": "analysis.explain",
     "functional": "functional",
     "nn": "nn",
     "profile": "analysis.profile",

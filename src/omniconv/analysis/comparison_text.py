@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from omniconv.report.grid import Column, Line, Span, fields, table, wrapped
-from omniconv.report.numbers import digits, each, ratio, short, sizes, times
+from omniconv.report.numbers import digits, each, percent, ratio, short, sizes, times
 from omniconv.report.words import say
 
 from .comparison import Comparison, Measured, Row
@@ -94,7 +94,7 @@ def spans(comparison: Comparison, lang: str = "en") -> list[tuple[Span, ...]]:
 
 def _cells(comparison: Comparison, row: Row, marks: dict[str, str], lang: str) -> tuple[Span, ...]:
     name = row.korean if lang == "ko" else row.family
-    label = " ".join([name, *details(comparison, row), *(marks[note] for note in row.notes)])
+    label = " ".join([name, *details(comparison, row), *(mark for note, mark in marks.items() if note in row.notes)])
     empty = len(columns(comparison, lang)) - 1
     if row.params is None or row.macs is None or row.receptive_field is None:
         return (Span(label, "dim"), *(Span("–", "dim") for _ in range(empty)))
@@ -124,7 +124,7 @@ def _measured(row: Row) -> tuple[Span, ...]:
         Span(f"±{digits((measured.time_q3 - measured.time_q1) / 2, 2)}", "dim"),
         Span("–" if measured.time_ratio is None else digits(measured.time_ratio), "ratio"),
         Span("noisy" if measured.noisy else "≈" if measured.tied else "", "bad" if measured.noisy else "dim"),
-        Span(f"{share:.0%}"),
+        Span(percent(share)),
     )
 
 
@@ -159,22 +159,18 @@ def under(comparison: Comparison, lang: str = "en") -> list[str]:
         if row.unbounded:
             unbounded.setdefault(row.unbounded, []).append(row.family)
     said += [f"* {', '.join(names)}: {why}" for why, names in unbounded.items()]
-    said.append(_legend(comparison, lang))
-    said += [f"{say('wrong', lang)}: {text}" for text in comparison.wrong]
-    return said + [f"{say('read', lang)}: {text}" for text in readings(comparison, lang)]
-
-
-def _legend(comparison: Comparison, lang: str) -> str:
     extra = [
-        f"{row.family} {short(row.sampling or row.exponentials or 0)} {say(what, lang)}"
+        f"{row.family} {short(getattr(row, what))} {say(what, lang)}"
         for row in comparison.rows
         for what in ("sampling", "exponentials")
         if getattr(row, what)
     ]
-    text = say("legend", lang)
-    if extra:
-        text += f" {say('apart', lang)}: {', '.join(extra)}."
-    return text if comparison.machine is None else f"{text} {say('legend measured', lang)}"
+    said += [f"{say('counted apart', lang)}: {', '.join(extra)}"] if extra else []
+    said.append(
+        say("legend", lang) if comparison.machine is None else f"{say('legend', lang)} {say('legend measured', lang)}"
+    )
+    said += [f"{say('wrong', lang)}: {text}" for text in comparison.wrong]
+    return said + [f"{say('read', lang)}: {text}" for text in readings(comparison, lang)]
 
 
 def readings(comparison: Comparison, lang: str = "en") -> list[str]:
@@ -203,7 +199,7 @@ def _reading(row: Row, measured: Measured, fewer: float, factor: float, lang: st
     if bound and share > 1 / 3:
         why = say("memory-bound", lang).format(", ".join(dict.fromkeys(bound)))
     else:
-        why = say("below bound", lang).format(f"{share:.0%}", row.kernel)
+        why = say("below bound", lang).format(percent(share), row.kernel)
     return f"{say('fewer', lang).format(row.family, times(1 / fewer), outcome)} {why}"
 
 

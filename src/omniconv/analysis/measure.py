@@ -78,7 +78,10 @@ def _prepared(
         input = torch.randn(shape, device=machine.device, dtype=dtype)
         if channels_last:
             layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim(), torch.contiguous_format)
-            layer, input = layer.to(memory_format=layout), input.contiguous(memory_format=layout)
+            input = input.contiguous(memory_format=layout)
+            for parameter in layer.parameters():
+                if parameter.dim() == input.dim():  # Module.to() fails on weights with fewer axes
+                    parameter.data = parameter.data.contiguous(memory_format=layout)
         said = complaint(layer, input, problem)
     except (RuntimeError, NotImplementedError) as error:
         return None, f"not run: {str(error).splitlines()[0]}"

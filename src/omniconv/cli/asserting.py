@@ -43,7 +43,7 @@ class Condition:
             value = 1e3 * profile.time.median
         else:
             value = getattr(profile, self.quantity)
-        found = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+        found = f"{round(value, 3):,}"
         if not _RELATIONS[self.relation](value, self.limit):
             return f"{self.text} does not hold: {self.quantity} = {found}"
         counted = self.quantity not in ("params", "activation_bytes", "time_ms")

@@ -73,6 +73,9 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
     tail.emit(comparison)
     if html is not None:
         tail.write(html, comparison.to_html())
+    if not options["time"]:
+        context = click.get_current_context()
+        tail.hint(f"next: {call_of(context, context.params | {'time': True})}    omniconv explain NAME …")
     if comparison.wrong:
         raise CheckFailed("; ".join(comparison.wrong))
 

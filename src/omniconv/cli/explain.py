@@ -78,7 +78,7 @@ def _nearest(family: str, arguments: list[Any], options: dict[str, Any]) -> str:
             at = nearest[0]
             changed = {key: getattr(at, key) for key in ("groups", "heads") if getattr(at, key) != filled[key]}
             candidates.append(([at.in_channels, at.out_channels, arguments[2]], options | changed))
-    given = [key for key in (*DEFAULTS, "padding") if options[key] is not None]
+    given = [key for key in ("padding", *DEFAULTS) if options[key] is not None]
     candidates += [(arguments, options | {key: None}) for key in given]
     candidates.append((arguments, options | dict.fromkeys(given)))
     return next(filter(None, (_call(name, *candidate) for candidate in candidates)), "")

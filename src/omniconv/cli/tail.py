@@ -60,6 +60,11 @@ class Tail:
         if not self.quiet:
             click.echo(text, err=True)
 
+    def hint(self, text: str) -> None:
+        """Say on stderr what a person could do next; a program is told nothing."""
+        if self.output is None and self.form in ("auto", "human") and sys.stdout.isatty():
+            self.note(text)
+
     def warn(self, text: str) -> None:
         """Say on stderr what the reader must know, even a quiet one."""
         click.echo(f"warning: {text}", err=True)

@@ -112,7 +112,7 @@ def wrapped(text: str, width: int | None) -> list[str]:
         line = ""
         for at, word in enumerate(paragraph.split(" ")):
             if at and width is not None and cells(line) + 1 + cells(word) > width and line.strip():
-                lines.append(line)
+                lines.append(line.rstrip())
                 line = word
             else:
                 line = f"{line} {word}" if at else word

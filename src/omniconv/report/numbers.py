@@ -39,6 +39,11 @@ def ratio(value: float) -> str:
     return f"{value:.3f}" if 0.0095 <= value < 10 or value == 0 else digits(value, 2 if value < 0.0095 else 3)
 
 
+def percent(share: float) -> str:
+    """Whole percents, with a decimal below ten: ``43%``, ``0.7%``."""
+    return f"{100 * share:.0f}%" if share >= 0.0995 else f"{100 * share:.1f}%"
+
+
 def times(value: float) -> str:
     """A factor in a sentence: ``1.9×``, ``64×``."""
     return f"{digits(value, 2 if value < 100 else 3)}×"

@@ -29,9 +29,15 @@ STYLES = {
 }
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Let whoever prints know, where rich would end the program with an exit code of its own."""
+        raise BrokenPipeError
+
+
 def show(lines: Iterable[Line], *, colour: bool, width: int) -> None:
     """Print the lines on stdout as they are: nothing is wrapped, cut or highlighted."""
-    console = Console(file=sys.stdout, no_color=not colour, width=width, highlight=False, markup=False, emoji=False)
+    console = _Screen(file=sys.stdout, no_color=not colour, width=width, highlight=False, markup=False, emoji=False)
     for line in lines:
         text = Text.assemble(*((span.text, STYLES.get(span.style, "")) for span in line))
         console.print(text, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)

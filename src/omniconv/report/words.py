@@ -10,7 +10,6 @@ ENGLISH = {
     "shape. RF: receptive field. F/B: FLOP per byte.",
     "balance means": "work with more than this is bound by compute, with less by memory",
     "families end": "One with its cost: omniconv explain NAME IN OUT SIZE. All of them: omniconv compare IN OUT SIZE.",
-    "apart": "Counted apart",
     "legend measured": "Bound: the machine's roofline, step by step. Time: median, ± half the interquartile range. "
     "≈: intervals overlap, not ranked.",
     "sampling": "of sampling",
@@ -70,8 +69,8 @@ KOREAN = {
     "read": "해석",
     "legend": "MACs: 곱셈-덧셈 수(전치 합성곱은 입력 위치 기준, 편향 제외). ×표준: 같은 모양의 표준 합성곱 대비. "
     "F/B: 바이트당 FLOP.",
-    "apart": "따로 센 것",
-    "legend measured": "하한: 장치의 루프라인, 단계별. 시간: 중앙값, ± 사분위 범위의 절반. ≈: 구간이 겹쳐 순위를 매기지 않음.",
+    "legend measured": "하한: 장치의 루프라인, 단계별. 시간: 중앙값, ± 사분위 범위의 절반. "
+    "≈: 구간이 겹쳐 순위를 매기지 않음.",
     "sampling": "표본 추출",
     "exponentials": "지수 계산",
     "fewer": "{0}: MACs는 표준의 {1} 적지만 {2}.",
