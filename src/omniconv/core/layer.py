@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .problem import ConvProblem
 from .register import Plan
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class PlannedLayer(nn.Module):
@@ -79,6 +83,27 @@ class ConvLayer(PlannedLayer):
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
+
+    @classmethod
+    def from_torch(cls, module: nn.Module, **changes: Any) -> Self:
+        """A layer with the numbers and the very parameters of ``module``: nothing is copied, and both train as one.
+
+        Args:
+            module: a layer that has this class's arguments as attributes, as torch's layer of the same name does.
+            changes: arguments to give instead, such as ``padding=((0, 1), (0, 1))`` where the module pads by itself.
+
+        Raises:
+            ValueError: the weights do not have the shape that the arguments ask for.
+        """
+        names = inspect.signature(cls).parameters.keys() - {"device", "dtype"}
+        arguments = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        layer = cls(**(arguments | {"bias": module.bias is not None, "device": "meta"} | changes))
+        weight: Any = module.weight
+        if weight.shape != layer.weight.shape:
+            raise ValueError(f"`weight` shape (={tuple(weight.shape)}) must be {tuple(layer.weight.shape)}.")
+        layer.weight = weight
+        layer.bias = module.bias  # type: ignore[assignment]  # a parameter or None, which only this module knows
+        return layer.train(module.training)
 
     def reset_parameters(self) -> None:
         """Draw weight and bias uniformly within 1/sqrt(fan-in), as torch does for its convolutions."""
