@@ -51,8 +51,10 @@ def accumulated(
     first, *rest = enumerate(product(*(range(k) for k in taps)))
     read, share = factors(*first)
     output = read * share
+    # vmap has no rule for the form in place, which saves a third of the time: no new tensor for each tap
+    add = torch.addcmul if torch._C._functorch.maybe_current_level() is not None else Tensor.addcmul_  # noqa: SLF001
     for at in rest:
-        output.addcmul_(*factors(*at))
+        output = add(output, *factors(*at))
     output = output.flatten(1, 2)
     if bias is not None:
         output = output + bias.view(-1, *[1] * dim)

@@ -109,13 +109,14 @@ def _pointwise(problem: ConvProblem, c: int, o: int, bias: bool, in_size: tuple[
     return ConvProblem.of("conv", problem.dim, c, o, 1, bias=bias, in_size=in_size, batch=problem.batch)
 
 
-def given(problem: ConvProblem) -> ConvProblem:
-    """The same problem with the kernels given: what the operator computes."""
-    own = ("heads", "softmax", "renorm", "context")
+def given_problem(problem: ConvProblem) -> ConvProblem:
+    """The same problem with its kernels given: what the operator computes."""
+    own = ("context", "heads", "renorm", "softmax")
     return replace(problem, special=tuple((name, value) for name, value in problem.special if name in own))
 
 
-def normalized(problem: ConvProblem) -> ConvProblem:
-    """The same problem with kernels that are normalised already."""
-    kept = tuple((name, value) for name, value in problem.special if name in ("heads", "context"))
+def normalized_problem(problem: ConvProblem) -> ConvProblem:
+    """The same problem on given kernels that are normalised already; renormed ones differ from position to position."""
+    own = ("heads",) if special(problem, "renorm", 0) else ("context", "heads")
+    kept = tuple((name, value) for name, value in problem.special if name in own)
     return replace(problem, special=(*kept, ("softmax", 0)))
