@@ -104,6 +104,15 @@ def test_where_time_and_counts_part_is_said(machine, clock):
     assert readings(dataclasses.replace(found, rows=found.rows[:1])) == []
 
 
+def test_a_bound_that_was_broken_is_called_none(machine, clock):
+    clock |= {"k3x3_pad1": (1, 1, 1.1), "k3x3_g4_pad1": (0.9, 0.9, 0.91)}
+    found = omniconv.compare(64, 128, 56, only=["standard", "grouped"], time=True)
+    text = repr(found)
+    assert found.rows[0].measured.of_bound > 1
+    assert "no bound, because the machine was busier while it was measured: standard, grouped" in text
+    assert "grouped has 4.0× fewer MACs than standard but is only 1.1× faster." in text
+
+
 def test_memory_is_named_where_it_bounds(machine, clock):
     found = omniconv.compare(64, 128, 56, only=["standard", "depthwise"], time=True)
     row = next(row for row in found.rows if row.family == "depthwise")
@@ -194,6 +203,8 @@ def test_the_command_warns_of_noise(call, machine, clock, monkeypatch):
     noisy = dataclasses.replace(machine, noise=0.5)
     monkeypatch.setattr("omniconv.analysis.measure.measure_machine", lambda *a, **k: noisy)
     assert "warning: this machine is noisy" in call("compare 4 8 6 --only standard --time -q").stderr
+    clock |= {"k3x3_pad1": (1, 9, 20)}
+    assert "warning: too noisy to rank: standard." in call("compare 4 8 6 --only standard --time -q").stderr
 
 
 def test_of_bound_needs_a_time():

@@ -124,7 +124,7 @@ def _measured(row: Row) -> tuple[Span, ...]:
         Span(f"±{digits((measured.time_q3 - measured.time_q1) / 2, 2)}", "dim"),
         Span("–" if measured.time_ratio is None else digits(measured.time_ratio), "ratio"),
         Span("noisy" if measured.noisy else "≈" if measured.tied else "", "bad" if measured.noisy else "dim"),
-        Span(percent(share)),
+        Span(percent(share), "bad" if share > 1 else ""),
     )
 
 
@@ -169,8 +169,16 @@ def under(comparison: Comparison, lang: str = "en") -> list[str]:
     said.append(
         say("legend", lang) if comparison.machine is None else f"{say('legend', lang)} {say('legend measured', lang)}"
     )
+    if exceeded(comparison):
+        said.append(f"{say('exceeded', lang)}: {', '.join(exceeded(comparison))}")
     said += [f"{say('wrong', lang)}: {text}" for text in comparison.wrong]
     return said + [f"{say('read', lang)}: {text}" for text in readings(comparison, lang)]
+
+
+def exceeded(comparison: Comparison) -> list[str]:
+    """What ran faster than the bound: the machine was busier when it was measured than when the layers were."""
+    rows = [(row.family, row.measured.of_bound or 0.0) for row in comparison.rows if row.measured]
+    return [family for family, share in rows if share > 1]
 
 
 def readings(comparison: Comparison, lang: str = "en") -> list[str]:
@@ -196,11 +204,14 @@ def _reading(row: Row, measured: Measured, fewer: float, factor: float, lang: st
         outcome = say("slower", lang).format(times(factor))
     share = measured.of_bound or 0.0
     bound = [part.name for part in row.parts if part.bound_by == "memory"]
-    if bound and share > 1 / 3:
+    if share > 1:
+        why = ""
+    elif bound and share > 1 / 3:
         why = say("memory-bound", lang).format(", ".join(dict.fromkeys(bound)))
     else:
         why = say("below bound", lang).format(percent(share), row.kernel)
-    return f"{say('fewer', lang).format(row.family, times(1 / fewer), outcome)} {why}"
+    said = say("fewer", lang).format(row.family, times(1 / fewer), outcome)
+    return f"{said}: {why}" if why else f"{said}."
 
 
 def _marks(comparison: Comparison) -> dict[str, str]:

@@ -14,7 +14,7 @@ import omniconv
 from omniconv.core.family import families
 from omniconv.core.numbers import one_of
 from omniconv.report.grid import Line, fields
-from omniconv.report.numbers import digits, short
+from omniconv.report.numbers import digits, percent, short
 from omniconv.report.result import Result
 from omniconv.report.words import say
 
@@ -116,7 +116,7 @@ def _measured(machine: dict[str, Any], lang: str) -> list[tuple[str, str]]:
         (say("peak", lang), f"{short(machine['peak'])}FLOP/s {machine['dtype']}"),
         (say("bandwidth", lang), ", ".join(rates)),
         (say("balance", lang), f"{digits(balance)} FLOP/byte: {say('balance means', lang)}"),
-        (say("noise", lang), f"{machine['noise']:.1%}"),
+        (say("noise", lang), percent(machine["noise"])),
     ]
 
 

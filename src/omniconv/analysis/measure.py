@@ -83,7 +83,8 @@ def _prepared(
                 if parameter.dim() == input.dim():  # Module.to() fails on weights with fewer axes
                     parameter.data = parameter.data.contiguous(memory_format=layout)
         said = complaint(layer, input, problem)
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        # AttributeError: a family without `from_problem`.
         return None, f"not run: {str(error).splitlines()[0]}"
     return (None, said) if said else ((lambda: layer(input)), "")
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .leaving import CheckFailed, Refused
 from .tail import DTYPES, NOISY, Tail, examples, tail
 from .values import AXES, call_of, raised
+
+if TYPE_CHECKING:
+    from omniconv.analysis.comparison import Comparison
 
 # As omniconv.analysis.compare has it, which is loaded only to run.
 SORTS = ("family", "params", "macs", "bytes", "flop_per_byte", "receptive_field", "bound", "time")
@@ -67,9 +70,13 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
         if error.name != "torch":
             raise
         raise click.ClickException("--time needs torch, which is not installed; pip install torch.") from error
-    if comparison.machine and comparison.machine["noise"] > NOISY:
-        noise = f"{comparison.machine['noise']:.0%}"
-        tail.warn(f"this machine is noisy: a kernel repeated spreads by {noise}. Close what else runs, and try again.")
+    _warn(comparison, tail)
+    if tail.verbose:
+        from omniconv.core.choose import choose
+
+        for row in comparison.rows:
+            if row.problem is not None:
+                tail.note(f"{row.family}: {choose(row.problem).reason}")
     tail.emit(comparison)
     if html is not None:
         tail.write(html, comparison.to_html())
@@ -78,6 +85,20 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
         tail.hint(f"next: {call_of(context, context.params | {'time': True})}    omniconv explain NAME …")
     if comparison.wrong:
         raise CheckFailed("; ".join(comparison.wrong))
+
+
+def _warn(comparison: Comparison, tail: Tail) -> None:
+    """Say which of the times say little."""
+    if comparison.machine is None:
+        return
+    unsteady = [row.family for row in comparison.rows if row.measured and row.measured.noisy]
+    if unsteady:
+        tail.warn(f"too noisy to rank: {', '.join(unsteady)}. Close what else runs, and measure again.")
+    elif comparison.machine["noise"] > NOISY:
+        noise = f"{comparison.machine['noise']:.0%}"
+        tail.warn(
+            f"this machine is noisy: a kernel repeated spreads by {noise}. Close what else runs, and measure again."
+        )
 
 
 def _nearest(arguments: list[Any], options: dict[str, Any]) -> str:

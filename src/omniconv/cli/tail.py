@@ -58,6 +58,7 @@ class Tail:
     def note(self, text: str) -> None:
         """Say on stderr what may be good to know."""
         if not self.quiet:
+            self.done()
             click.echo(text, err=True)
 
     def hint(self, text: str) -> None:
@@ -67,10 +68,12 @@ class Tail:
 
     def warn(self, text: str) -> None:
         """Say on stderr what the reader must know, even a quiet one."""
+        self.done()
         click.echo(f"warning: {text}", err=True)
 
     def emit(self, result: Result) -> None:
         """Print or write the result in the form asked for."""
+        self.done()
         if self.output is not None:
             self.write(self.output, self._text(result, self._form_of(self.output), ascii_only=False))
             return
