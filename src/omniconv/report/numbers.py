@@ -40,7 +40,9 @@ def ratio(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Whole percents, with a decimal below ten: ``43%``, ``0.7%``."""
+    """Whole percents, with a decimal below ten: ``43%``, ``0.7%``, ``<0.1%``."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
     return f"{100 * share:.0f}%" if share >= 0.0995 else f"{100 * share:.1f}%"
 
 

@@ -19,6 +19,7 @@ ENGLISH = {
     "faster": "but is only {0} faster",
     "slower": "but is {0} slower",
     "memory-bound": "memory bounds its {0}.",
+    "small": "at this size the call costs more than the work.",
     "below bound": "it reaches {0} of the machine's bound, so kernel {1!r} is the limit, not the arithmetic.",
     "enlarged": "enlarged",
 }
@@ -80,6 +81,7 @@ KOREAN = {
     "faster": "{0}만 빠르다",
     "slower": "{0} 느리다",
     "memory-bound": "{0} 단계가 메모리에 묶인다.",
+    "small": "이 크기에서는 연산보다 호출이 더 비싸다.",
     "below bound": "장치가 허용하는 속도의 {0}에 그친다. 연산량이 아니라 커널 {1!r}이 한계다.",
 }
 
