@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from omniconv.core.convolve import convolve
 from omniconv.core.pad import pad
-
-_CONV = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def direct(
@@ -24,7 +22,7 @@ def direct(
     padding_mode: str,
 ) -> Tensor:
     """One call of ATen's convolution, which pads both sides of an axis alike with zeros."""
-    return _CONV[len(stride) - 1](input, weight, bias, stride, padding[::2], dilation, groups)
+    return convolve(input, weight, bias, stride, padding[::2], dilation, groups)
 
 
 def padded(
@@ -39,4 +37,4 @@ def padded(
 ) -> Tensor:
     """The input padded by any amounts in any mode, then ATen's convolution without padding."""
     wide = pad(input, padding, padding_mode)
-    return _CONV[len(stride) - 1](wide, weight, bias, stride, 0, dilation, groups)
+    return convolve(wide, weight, bias, stride, 0, dilation, groups)

@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from omniconv.core.convolve import convolve
 from omniconv.core.pad import pad
-
-_CONV = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def direct(
@@ -27,7 +25,7 @@ def direct(
 ) -> Tensor:
     """The kernel of each head repeated for its channels, then one depthwise convolution that pads by itself."""
     filters = per_channel(normalized(weight) if softmax else weight, input.shape[1], head_layout)
-    return _CONV[len(stride) - 1](input, filters, bias, stride, padding[::2], dilation, input.shape[1])
+    return convolve(input, filters, bias, stride, padding[::2], dilation, input.shape[1])
 
 
 def padded(
@@ -44,7 +42,7 @@ def padded(
     """The input padded by any amounts in any mode first."""
     filters = per_channel(normalized(weight) if softmax else weight, input.shape[1], head_layout)
     wide = pad(input, padding, padding_mode)
-    return _CONV[len(stride) - 1](wide, filters, bias, stride, 0, dilation, input.shape[1])
+    return convolve(wide, filters, bias, stride, 0, dilation, input.shape[1])
 
 
 def normalized(weight: Tensor) -> Tensor:

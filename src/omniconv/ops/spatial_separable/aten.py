@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from omniconv.core.convolve import convolve
 from omniconv.core.pad import pad
-
-_CONV = {2: F.conv2d, 3: F.conv3d}
 
 
 def direct(
@@ -30,7 +28,7 @@ def direct(
     for axis, weight in enumerate(weights):
         steps, holes = _along(stride, axis, 1), _along(dilation, axis, 1)
         zeros = _along(padding[::2], axis, 0)
-        input = _CONV[dim](input, weight, bias if axis == dim - 1 else None, steps, zeros, holes, groups)
+        input = convolve(input, weight, bias if axis == dim - 1 else None, steps, zeros, holes, groups)
     return input
 
 
@@ -53,7 +51,7 @@ def padded(
         amounts[2 * axis : 2 * axis + 2] = padding[2 * axis : 2 * axis + 2]
         wide = pad(input, amounts, padding_mode)
         steps, holes = _along(stride, axis, 1), _along(dilation, axis, 1)
-        input = _CONV[dim](wide, weight, bias if axis == dim - 1 else None, steps, 0, holes, groups)
+        input = convolve(wide, weight, bias if axis == dim - 1 else None, steps, 0, holes, groups)
     return input
 
 

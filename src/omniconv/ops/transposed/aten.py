@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from omniconv.core.convolve import convolve_transposed
 from omniconv.core.pad import pad
-
-_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def direct(
@@ -26,7 +24,7 @@ def direct(
     """One call of ATen's kernel, which crops both sides alike: what is cropped less after than before is appended."""
     crop = padding[::2]
     extra = [more + before - after for more, before, after in zip(output_padding, crop, padding[1::2], strict=True)]
-    return _TRANSPOSED[len(stride) - 1](input, weight, bias, stride, crop, extra, groups, dilation)
+    return convolve_transposed(input, weight, bias, stride, crop, extra, dilation, groups)
 
 
 def cropped(
@@ -44,7 +42,7 @@ def cropped(
     shared = [min(pair) for pair in zip(befores, afters, strict=True)]
     ends = [more + least - after for more, least, after in zip(output_padding, shared, afters, strict=True)]
     extra = [max(end, 0) for end in ends]
-    output = _TRANSPOSED[len(stride) - 1](input, weight, bias, stride, shared, extra, groups, dilation)
+    output = convolve_transposed(input, weight, bias, stride, shared, extra, dilation, groups)
     cut = [
         amount
         for before, least, end in zip(befores, shared, ends, strict=True)

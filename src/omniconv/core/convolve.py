@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ATen's convolutions for any number of axes, kept from the one call that never returns.
+
+oneDNN 3.12, which torch 2.13 carries, generates its float16 depthwise kernel without end on processors with
+AVX512-FP16 when the last axis has 15 taps or more. Such a call is computed in float32 and rounded once instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_GATHER = (F.conv1d, F.conv2d, F.conv3d)
+_SCATTER = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_ENDLESS_TAPS = 15
+
+
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int] | int = 1,
+    padding: Sequence[int] | int = 0,
+    dilation: Sequence[int] | int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """ATen's convolution over the axes of ``weight``; zeros are padded alike on both sides."""
+    function = _GATHER[weight.dim() - 3]
+    if not _never_returns(input, weight, groups):
+        return function(input, weight, bias, stride, padding, dilation, groups)
+    with torch.autocast("cpu", enabled=False):
+        wide = function(*_float32(input, weight, bias), stride, padding, dilation, groups)
+    return wide.half()
+
+
+def convolve_transposed(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int] | int,
+    padding: Sequence[int] | int,
+    output_padding: Sequence[int] | int,
+    dilation: Sequence[int] | int,
+    groups: int,
+) -> Tensor:
+    """ATen's transposed convolution over the axes of ``weight``, whose gradient is the ordinary one."""
+    function = _SCATTER[weight.dim() - 3]
+    if not _never_returns(input, weight, groups):
+        return function(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    with torch.autocast("cpu", enabled=False):
+        wide = function(*_float32(input, weight, bias), stride, padding, output_padding, groups, dilation)
+    return wide.half()
+
+
+def _never_returns(input: Tensor, weight: Tensor, groups: int) -> bool:
+    if groups == 1 or weight.shape[-1] < _ENDLESS_TAPS or groups != input.shape[1] or input.device.type != "cpu":
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+    return dtype == torch.float16
+
+
+def _float32(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return input.float(), weight.float(), None if bias is None else bias.float()
