@@ -201,10 +201,11 @@ def test_what_is_not_separable_is_refused_with_its_rank():
 
 def test_a_tolerance_chooses_the_least_rank():
     kernel = torch.randn(6, 4, 3, 3, dtype=torch.float64)
-    for asked in (0.8, 0.5, 0.2, 0.01):
+    for asked in (0.99, 0.8, 0.5, 0.2, 0.01):
         layer = nn.SpatialSeparableConv2d.from_kernel(kernel, tolerance=asked)
         rank = layer.factoring.rank
         assert layer.factoring.error <= asked
+        assert rank > 1 or asked == 0.99
         if rank > 1:
             assert nn.SpatialSeparableConv2d.from_kernel(kernel, rank=rank - 1).factoring.error > asked
 
@@ -229,8 +230,9 @@ def test_counts_and_field_are_those_of_the_passes(text):
     problem = ConvProblem.parse(text)
     family = families()["spatial_separable"]
     assert family.cost(problem).macs == sum(count_products(part).all_taps for part in family.path(problem))
-    spans = [field.size for field in field_of_path(family.path(problem))]
-    assert tuple(spans) == problem.span
+    assert tuple(axis.size for axis in field_of_path(family.path(problem))) == problem.span
+    steps = family.cost(problem).steps
+    assert [step.bias for step in steps] == [0] * (problem.dim - 1) + [problem.out_channels * problem.bias]
 
 
 def test_a_listener_sees_one_convolution():
