@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 import omniconv
 from omniconv.analysis.machine import Machine
+from omniconv.analysis.profile_groups import together
 from omniconv.analysis.profile_time import WHOLE
 from omniconv.analysis.replay import Recipe, Spec
 from omniconv.analysis.timing import interleaved
@@ -105,12 +107,31 @@ def test_plain_text(found):
     assert "coverage: 4 of 4 calls" in text
 
 
-def test_depth():
+def test_depth(found):
     one = omniconv.profile(network(), (2, 3, 32, 32), depth=1)
-    text = repr(one)
-    assert "depthwise, pointwise" in text
-    assert "0.0" not in {line.split(" ")[0] for line in text.splitlines()}
-    assert len(one.rows) == len(omniconv.profile(network(), (2, 3, 32, 32)).rows)
+    records = one.to_records()
+    assert [(r["name"], r["family"], r["macs"]) for r in records] == [
+        ("0", "standard", 221_184),
+        ("1", "depthwise, pointwise", 335_872),
+        ("2", "other", 0),
+        ("4", "linear", 640),
+    ]
+    assert records[1]["in_channels"], records[1]["out_channels"] == (16, 32)
+    assert records[1]["in_size"] == records[1]["out_size"] == [16, 16]
+    assert records[1]["receptive_field"] == [7, 7]
+    assert len(one.rows) == len(found.rows)
+    for figure in ("macs", "params", "other_ops", "bytes"):
+        assert sum(record[figure] for record in records) == getattr(found, figure)
+    assert "depthwise, pointwise" in repr(one)
+    assert "0.0" not in {line.split(" ")[0] for line in repr(one).splitlines()}
+
+
+def test_top(found):
+    few = replace(found, top=2)
+    assert [r["name"] for r in few.to_records()] == ["0.0", "1.1"]
+    assert (few.macs, few.to_dict()["macs"]) == (found.macs, found.macs)
+    last = next(line for line in repr(few).splitlines() if line.startswith("5 other calls"))
+    assert last.split()[3:6] == ["depthwise,", "linear", "16→10"]
 
 
 def test_json_csv_markdown_html(found, tmp_path):
@@ -164,6 +185,8 @@ def test_times(monkeypatch):
     assert found.time.median > 0
     assert "time ms" in repr(found)
     assert found.to_dict()["rows"][0]["time_ms"] > 0
+    whole = together(found.rows).time.median
+    assert whole == pytest.approx(sum(row.time.median for row in found.rows if row.time))
     assert all(torch.equal(t, kept[name]) for name, t in model.state_dict().items())
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 from omniconv.report import page as html
 from omniconv.report.grid import Column, Span
 
+from .profile_groups import shown
 from .profile_result import Profile
-from .profile_text import grid, head, shown, under
+from .profile_text import grid, head, under
 
 
 def content(profile: Profile, lang: str = "en") -> str:

@@ -122,8 +122,8 @@ class Profile(Result):
         not_run: modules with parameters that no call read.
         receptive_field: of the model's first output, where it could be followed.
         notes: what else there is to say.
-        depth: how deep the table looks into the model; None for every row.
-        top: how many rows to show, those with most multiply-adds; None for all. Totals are of all.
+        depth: how deep the table and the records look into the model; None for every row.
+        top: how many rows they hold, those with most multiply-adds; None for all. Totals are of all.
         machine: whose roofline says what memory bounds.
         time: seconds of the whole model, measured in the same rounds as its rows.
     """
@@ -201,8 +201,11 @@ class Profile(Result):
         }
 
     def to_records(self) -> list[dict[str, Any]]:
-        """The rows as plain values, one dictionary each."""
-        return [self._record(row) for row in self.largest(self.rows)]
+        """The rows as plain values, one dictionary each, put together below modules of ``depth``, ``top`` of them."""
+        from .profile_groups import below
+
+        rows = self.rows if self.depth is None else below(self.rows, self.depth)
+        return [self._record(row) for row in self.largest(rows)]
 
     def largest(self, rows: Sequence[Row]) -> list[Row]:
         """The ``top`` rows with most multiply-adds, in their order."""

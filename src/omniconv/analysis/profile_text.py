@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import groupby
-
 from omniconv.report.grid import Column, Line, Span, fields, table, wrapped
 from omniconv.report.numbers import digits, short, sizes
 from omniconv.report.words import say
 
-from .profile_result import OTHER, Profile, Row
+from .profile_groups import shown
+from .profile_result import Profile, Row
 from .receptive_field import ReceptiveField
 
 
@@ -61,57 +57,6 @@ def unit(count: int) -> str:
     return short(count)
 
 
-def shown(profile: Profile) -> list[Row]:
-    """The rows of the table: every product, or what lies below each module of the wanted depth, summed."""
-    if profile.depth is not None:
-        return profile.largest(_grouped(profile.rows, profile.depth))
-    products = [row for row in profile.rows if row.family != OTHER or row.uncounted]
-    beside = [row for row in profile.rows if row.family == OTHER and not row.uncounted]
-    kept = profile.largest(products)
-    beside += [row for row in products if row not in kept]
-    rest = [replace(_sum(beside), name=f"{len(beside)} other calls")] if beside else []
-    return kept + rest
-
-
-def _grouped(rows: Sequence[Row], depth: int) -> list[Row]:
-    def head_of(row: Row) -> str:
-        return ".".join(row.name.split(".")[:depth])
-
-    return [replace(_sum(list(inside)), name=name) for name, inside in groupby(rows, head_of)]
-
-
-def _sum(rows: Sequence[Row]) -> Row:
-    """Several rows as one, named by what multiplies in them."""
-    kinds = Counter(row.family for row in rows if row.family != OTHER)
-    names = [name if count == 1 else f"{count} {name}" for name, count in kinds.items()]
-    operators: Counter[str] = Counter()
-    uncounted: Counter[str] = Counter()
-    for row in rows:
-        operators.update(dict(row.operators))
-        uncounted.update(dict(row.uncounted))
-    ends = [row.sizes for row in rows if row.sizes]
-    channels = [row.channels for row in rows if row.channels]
-    return Row(
-        name=rows[0].name,
-        module=rows[0].module,
-        call=1,
-        family=", ".join(names) or OTHER,
-        operators=tuple(operators.items()),
-        params=sum(row.params for row in rows),
-        shared_params=sum(row.shared_params for row in rows),
-        macs=sum(row.macs for row in rows),
-        bias_adds=sum(row.bias_adds for row in rows),
-        sampling=sum(row.sampling for row in rows),
-        exponentials=sum(row.exponentials for row in rows),
-        other_ops=sum(row.other_ops for row in rows),
-        bytes=sum(row.bytes for row in rows),
-        channels=(channels[0][0], channels[-1][1]) if channels else None,
-        sizes=(ends[0][0], ends[-1][1]) if ends else None,
-        uncounted=tuple(uncounted.items()),
-        receptive_field=next((row.receptive_field for row in reversed(rows) if row.receptive_field), None),
-    )
-
-
 def grid(profile: Profile, lang: str = "en") -> tuple[list[Column], list[tuple[Span, ...]]]:
     """Headings and cells."""
     timed = profile.time is not None
@@ -153,6 +98,11 @@ def _note(profile: Profile, row: Row) -> str:
     return "; ".join(filter(None, [f"{bound}-bound" if bound != "compute" else "", row.note]))
 
 
+def _faster(profile: Profile, row: Row) -> bool:
+    """Whether a product beat its bound by more than its spread."""
+    return profile.machine is not None and row.time is not None and 1e3 * row.time.q3 < row.bound(profile.machine)[0]
+
+
 def _sizes(row: Row) -> str:
     """Channels, then positions, ``32→64  56×56→28×28``; what stays the same is said once."""
     if row.channels is None or row.sizes is None:
@@ -182,6 +132,9 @@ def under(profile: Profile, lang: str = "en") -> list[str]:
         "MACs: multiply-adds of products, without bias, on input positions where transposed. Other ops: activations, "
         "norms, pooling, softmax. F/B: FLOP per byte."
     )
+    faster = [row.label for row in profile.rows if _faster(profile, row)]
+    if faster:
+        said.append(f"{len(faster)} ran faster than the machine's roofline, which was measured in a worse moment")
     if profile.time is not None:
         said.append("Times are of each product by itself, on warm caches; what lies between them is in the whole only.")
     return said
