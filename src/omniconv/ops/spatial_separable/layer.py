@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from omniconv.core.layer import ConvLayer, PlannedLayer, draw
 from omniconv.core.numbers import integer
@@ -19,6 +18,9 @@ from omniconv.ops.conv.layer import from_problem as conv_of
 from .cost import WEIGHTS, tensors
 from .factoring import Factoring, factor
 from .reference import composed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _SpatialSeparableConv(PlannedLayer):
