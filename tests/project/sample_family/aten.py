@@ -8,7 +8,8 @@ from math import comb
 
 from torch import Tensor
 
-from omniconv.ops.conv.aten import padded
+from omniconv.core.convolve import convolve
+from omniconv.core.pad import pad
 
 
 def depthwise(
@@ -20,4 +21,4 @@ def depthwise(
     for axis, k in enumerate(kernel_size):
         row = input.new_tensor([comb(k - 1, t) / 2 ** (k - 1) for t in range(k)])
         weight = weight * row.view(-1, *[1] * (len(kernel_size) - 1 - axis))
-    return padded(input, weight, None, stride, padding, dilation, channels, "zeros")
+    return convolve(pad(input, padding, "zeros"), weight, None, stride, 0, dilation, channels)
