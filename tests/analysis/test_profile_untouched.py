@@ -34,6 +34,7 @@ def state(model):
         "hooks": [len(getattr(m, kind)) for m in model.modules() for kind in HOOKS],
         "classes": [type(m) for m in model.modules()],
         "attributes": [{k: id(v) for k, v in vars(m).items()} for m in model.modules()],
+        "lengths": [{k: len(v) for k, v in vars(m).items() if hasattr(v, "__len__")} for m in model.modules()],
     }
 
 
@@ -78,18 +79,30 @@ class Decays(nn.Conv2d):
         return super().forward(x)
 
 
+class Frozen(dict):
+    """Configuration that refuses to change, as some libraries keep it."""
+
+    def clear(self):
+        raise TypeError("frozen")
+
+    update = __setitem__ = clear
+
+
 class Remembers(nn.Module):
     """Counts its calls, keeps what it saw, replaces a buffer, and makes a layer on first use."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("mean", torch.zeros(3))
-        self.calls, self.seen, self.by_size, self.late = 0, [], {}, None
+        self.calls, self.seen, self.by_size, self.names, self.late = 0, [self], {}, {"conv"}, None
+        self.seen.append(self.seen)
+        self.fixed = Frozen(width=3)
 
     def forward(self, x):
         self.calls += 1
         self.seen.append(x)
         self.by_size[tuple(x.shape)] = x
+        self.names.add("late")
         self.mean = self.mean + x.mean((0, 2, 3))
         self.late = self.late or nn.Conv2d(3, 2, 1)
         return self.late(x)

@@ -30,13 +30,15 @@ def storage_of(tensor: Tensor) -> tuple[int, torch.UntypedStorage | None]:
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among values, and inside lists, tuples and mappings of them."""
+    return _tensors(values, ())
+
+
+def _tensors(values: Iterable[Any], outer: tuple[int, ...]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
-        elif isinstance(value, Mapping):
-            yield from tensors_in(value.values())
+        elif isinstance(value, list | tuple | Mapping) and id(value) not in outer:  # a list may hold itself
+            yield from _tensors(value.values() if isinstance(value, Mapping) else value, (*outer, id(value)))
 
 
 class Journal:
@@ -118,19 +120,41 @@ def _same_attributes(module: nn.Module) -> Callable[[], None]:
     """A function that gives a module its attributes back, and the entries of those that are lists, sets and dicts."""
     if isinstance(module, torch.jit.ScriptModule):
         return lambda: None
-    own, before, cls = vars(module), dict(vars(module)), type(module)
-    entries = [(value, value.copy()) for value in before.values() if isinstance(value, dict | list | set)]
+    kind, containers = type(module), [v for v in vars(module).values() if isinstance(v, dict | list | set)]
+    before = [(value, _entries(value)) for value in (vars(module), *containers)]
 
     def restore() -> None:
-        if type(module) is not cls:
-            module.__class__ = cls
-        own.clear()
-        own.update(before)
-        for value, copy in entries:
-            value.clear()
-            value.extend(copy) if isinstance(value, list) else value.update(copy)
+        if type(module) is not kind:
+            module.__class__ = kind
+        for value, entries in before:
+            if not _same(_entries(value), entries):
+                _refill(value, entries)
 
     return restore
+
+
+Entries = tuple[list[Any], list[Any]]
+
+
+def _entries(value: dict[Any, Any] | list[Any] | set[Any]) -> Entries:
+    """Keys and values of a dict; the members of a list or set, and nothing."""
+    return list(value), list(value.values()) if isinstance(value, dict) else []
+
+
+def _same(one: Entries, other: Entries) -> bool:
+    """Whether both hold the very same objects in the same order."""
+    mine, its = [*one[0], *one[1]], [*other[0], *other[1]]
+    return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
+
+
+def _refill(value: dict[Any, Any] | list[Any] | set[Any], entries: Entries) -> None:
+    value.clear()
+    if isinstance(value, list):
+        value.extend(entries[0])
+    elif isinstance(value, dict):
+        value.update(zip(*entries, strict=True))
+    else:
+        value.update(entries[0])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, is_lazy
+from torch.nn.parameter import is_lazy
 
 from .arguments import arguments_of
 from .aten_call import Work
@@ -102,8 +102,8 @@ def profile(
 def _materialised(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> nn.Module:
     """A copy of ``model`` whose lazy modules have seen their input."""
     # torch copies lazy parameters but not lazy buffers.
-    buffers = (b for b in model.buffers() if is_lazy(b))
-    model = copy.deepcopy(model, {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in buffers})
+    lazy: list[Any] = [b for b in model.buffers() if is_lazy(b)]
+    model = copy.deepcopy(model, {id(b): type(b)(device=b.device, dtype=b.dtype) for b in lazy})
     with torch.random.fork_rng(devices=range(torch.accelerator.device_count())), torch.no_grad():
         model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     return model
@@ -111,7 +111,8 @@ def _materialised(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any])
 
 def _sizes(model: nn.Module) -> list[int]:
     """Elements of each parameter; 0 for one of a lazy module that did not run."""
-    return [0 if is_lazy(p) else p.numel() for p in model.parameters()]
+    every: list[Any] = list(model.parameters())
+    return [0 if is_lazy(p) else p.numel() for p in every]
 
 
 def _rows(model: nn.Module, seen: Iterable[Seen]) -> list[Row]:
