@@ -8,6 +8,7 @@ border rule asks for, and clamping has the derivative that the rule has, 1 at ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from itertools import product
@@ -37,30 +38,43 @@ def gathered(
     """Tap by tap, so that no more than one tap's samples are in memory; sums and coordinates in float32 at least."""
     if input.is_complex():
         raise TypeError(f"`input` dtype (={input.dtype}) must be real: offsets are positions; use torch.float32.")
-    dim, kernel, outs = len(stride), weight.shape[2:], offset.shape[2:]
     if padding_mode != "zeros":
         input, padding = pad(input, padding, padding_mode), (0,) * len(padding)
     dtype = torch.promote_types(input.dtype, torch.float32)
-    rows, pitches, start = _table(input.to(dtype), offset_groups)
-    deltas = offset.to(dtype).unflatten(1, (offset_groups, -1, dim)).movedim(1, -1)
-    masks = None if mask is None else mask.to(dtype).unflatten(1, (offset_groups, -1)).movedim(1, -1)
-    grid = [_along(axis, outs, stride[axis], padding[2 * axis], deltas) for axis in range(dim)]
-    taps = weight.flatten(2).unflatten(0, (groups, -1)).permute(3, 0, 2, 1)
+    # Sizes are spelled out, never -1: of sizes that are symbols that would be a quotient, slow to reason about.
+    batch, channels, outs, taps = input.shape[0], input.shape[1], offset.shape[2:], math.prod(weight.shape[2:])
+    deltas = _by_tap(offset.to(dtype), (offset_groups, taps, len(stride)))
+    masks = None if mask is None else _by_tap(mask.to(dtype), (offset_groups, taps, 1))[0].flatten(1).unsqueeze(2)
+    rows, pitches, index = _table(input.to(dtype), offset_groups)
+    fractions = []
+    for axis, pitch in enumerate(pitches):
+        rest = _at_rest(axis, weight.shape[2:], outs, stride, padding, dilation, deltas)
+        at = (deltas[axis] + rest).clamp(-1, input.shape[2 + axis])
+        low = at.detach().floor()
+        # NaN reads the frame, with weights that are NaN.
+        index = index + (low.nan_to_num(-1) + 1).to(torch.int64) * pitch
+        fractions.append((at - low).flatten(1).unsqueeze(2))
+    index = index.flatten(1)
+    kernels = weight.flatten(2).unflatten(0, (groups, weight.shape[0] // groups)).permute(3, 0, 2, 1)
+    rows_of_groups = (batch * math.prod(outs), groups, channels // groups)
     total: Any = None
-    for k, tap in enumerate(product(*map(range, kernel))):
-        positions = [
-            (deltas[:, k, axis] + (grid[axis] + dilation[axis] * tap[axis])).clamp(-1, input.shape[2 + axis])
-            for axis in range(dim)
-        ]
-        samples = _sampled(rows, start, pitches, positions, None if masks is None else masks[:, k])
-        columns = samples.to(input.dtype).view(-1, groups, input.shape[1] // groups).transpose(0, 1)
-        part = torch.bmm(columns, taps[k])
-        total = part.to(dtype) if total is None else total + part
+    for k in range(taps):
+        sides = [((0, 1 - f[k]), (pitch, f[k])) for f, pitch in zip(fractions, pitches, strict=True)]
+        if masks is not None:
+            sides[0] = ((0, sides[0][0][1] * masks[k]), (pitches[0], sides[0][1][1] * masks[k]))
+        samples = _sampled(rows, index[k], sides).to(input.dtype)
+        part = torch.bmm(samples.view(rows_of_groups).transpose(0, 1), kernels[k])
+        total = part.to(dtype) if total is None else total.add_(part)
     if bias is not None:
-        total = total + bias.view(groups, 1, -1)
-    output = total.to(part.dtype).transpose(0, 1).reshape(input.shape[0], *outs, weight.shape[0]).movedim(-1, 1)
+        total = total + bias.view(groups, 1, weight.shape[0] // groups)
+    output = total.to(part.dtype).transpose(0, 1).reshape(batch, *outs, weight.shape[0]).movedim(-1, 1)
     channels_last = input.stride(1) == 1 and not input.is_contiguous()
-    return output if channels_last else output.contiguous()
+    return output if channels_last else output.clone(memory_format=torch.contiguous_format)
+
+
+def _by_tap(tensor: Tensor, channels: tuple[int, int, int]) -> Tensor:
+    """Channels (group, tap, axis) of an offset or mask as (axis, tap, n, *out, group)."""
+    return tensor.unflatten(1, channels).movedim((3, 2, 1), (0, 1, -1)).contiguous()
 
 
 def _table(input: Tensor, offset_groups: int) -> tuple[Tensor, list[int], Tensor]:
@@ -76,32 +90,33 @@ def _table(input: Tensor, offset_groups: int) -> tuple[Tensor, list[int], Tensor
     for size in reversed(framed.shape[1:-1]):
         pitches.append(count)
         count = count * size
-    samples = torch.arange(input.shape[0], device=input.device).view(-1, *[1] * (dim + 1)) * count
+    samples = torch.arange(input.shape[0], device=input.device).view(input.shape[0], *[1] * (dim + 1)) * count
     start = samples + torch.arange(offset_groups, device=input.device)
-    return framed.view(-1, input.shape[1] // offset_groups), pitches[::-1], start
+    rows = framed.unflatten(-1, (offset_groups, input.shape[1] // offset_groups)).flatten(0, -2)
+    return rows, pitches[::-1], start
 
 
-def _along(axis: int, outs: Sequence[int], stride: int, before: int, like: Tensor) -> Tensor:
-    """Where the first tap stands on ``axis`` at each output position, shaped to meet (n, *out, group)."""
-    at = torch.arange(outs[axis], device=like.device, dtype=like.dtype) * stride - before
-    return at.view(-1, *[1] * (len(outs) - axis))
+def _at_rest(
+    axis: int,
+    kernel: Sequence[int],
+    outs: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    like: Tensor,
+) -> Tensor:
+    """Where each tap of each output stands on ``axis`` without an offset, shaped to meet (tap, n, *out, group)."""
+    first = torch.arange(outs[axis], device=like.device, dtype=like.dtype) * stride[axis] - padding[2 * axis]
+    step = torch.arange(kernel[axis], device=like.device, dtype=like.dtype) * dilation[axis]
+    steps = step.view(kernel[axis], *[1] * (len(kernel) - 1 - axis)).expand(*kernel).reshape(-1)
+    return steps.view(math.prod(kernel), *[1] * (len(outs) + 2)) + first.view(outs[axis], *[1] * (len(outs) - axis))
 
 
-def _sampled(rows: Tensor, start: Tensor, pitches: list[int], positions: list[Tensor], mask: Tensor | None) -> Tensor:
-    """One row per position: the rows at its corners weighted by nearness, and by the mask.
-
-    A coordinate that is NaN reads the frame, with weights that are NaN.
-    """
-    index, sides = start, []
-    for at, pitch in zip(positions, pitches, strict=True):
-        low = at.detach().floor()
-        index = index + (low.nan_to_num(-1) + 1).to(torch.int64) * pitch
-        sides.append([(0, 1 - (at - low)), (pitch, at - low)])
-    if mask is not None:
-        sides[0] = [(step, near * mask) for step, near in sides[0]]
+def _sampled(rows: Tensor, index: Tensor, sides: list[tuple[tuple[int, Tensor], tuple[int, Tensor]]]) -> Tensor:
+    """One row for each ``index``: the rows at the corners, each weighted by its nearness along every axis."""
     total: Any = None
     for corner in product(*sides):
-        row = rows.index_select(0, (index + sum(step for step, _ in corner)).reshape(-1))
-        near = reduce(mul, (near for _, near in corner)).reshape(-1, 1)
+        row = rows.index_select(0, index + sum(jump for jump, _ in corner))
+        near = reduce(mul, (near for _, near in corner))
         total = row * near if total is None else torch.addcmul(total, row, near)
     return total
