@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
@@ -174,6 +175,21 @@ def test_transforms_inside_a_model():
     assert found.macs == 2 * 36 * 4 * 27
 
 
+def test_jagged_sequences():
+    def run(self, x):
+        ragged = torch.nested.nested_tensor([x[0, :2], x[1]], layout=torch.jagged)
+        return self.layer(ragged).values()
+
+    found = profiled(Calls(run, layer=nn.Linear(4, 5)), (2, 3, 4))
+    assert (found.macs, found.status) == ((2 + 3) * 4 * 5, "complete")
+
+
+def test_tensors_without_data():
+    with FakeTensorMode():
+        model = small()
+        assert profiled(model, torch.empty(1, 3, 8, 8)).macs == SMALL_MACS
+
+
 def test_branches_by_torch_cond():
     def run(self, x):
         return torch.cond(x.sum() > 0, lambda y: y @ y, lambda y: y + 1, (x,))
@@ -252,6 +268,8 @@ def test_what_nobody_knows_is_named(operators):
         )
 
     found = profiled(Calls(run, conv=nn.Conv2d(3, 3, 1)), (1, 3, 4, 4))
+    in_place = profiled(Calls(lambda self, x: torch._foreach_add_([x], 1.0) and x), (1, 3, 4, 4))
+    assert in_place.uncounted == {"aten::_foreach_add_": 1}
     assert found.status == "partial"
     assert found.uncounted == {"profile_test::mystery": 2, "aten::_fft_r2c": 1}
     assert found.coverage == {"counted": 1, "partial": 1, "unavailable": 0}

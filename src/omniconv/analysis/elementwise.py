@@ -31,11 +31,11 @@ Count = Callable[[AtenCall], int]
 
 def other_ops_of(call: AtenCall) -> int | None:
     """The operations of a call; 0 where it only moves numbers, None where no rule knows it."""
-    if call.func.is_view or torch.Tag.inplace_view in call.func.tags or not call.outputs:
+    if call.func.is_view or torch.Tag.inplace_view in call.func.tags:
         return 0
     namespace, _, name = call.name.partition("::")
     if namespace != "aten":
-        return 0 if namespace in _SILENT_NAMESPACES else None
+        return None
     name = name.removesuffix("_")
     if name in _MOVES:
         return 0
@@ -118,9 +118,6 @@ def _pairs(call: AtenCall) -> int:
 def _sources(call: AtenCall) -> int:
     """Additions into indexed places: one an element that is added."""
     return call.inputs[-1].numel() if call.arguments.get("accumulate", True) else 0
-
-
-_SILENT_NAMESPACES = {"prim", "prims_view", "profiler", "c10d", "debugprims"}
 
 
 def _names(text: str) -> frozenset[str]:

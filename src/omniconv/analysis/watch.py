@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch._C import DispatchKey, _dispatch_has_kernel_for_dispatch_key
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
 from omniconv.core.family import families, family_of
 from omniconv.core.observe import Run, listening
 from omniconv.core.problem import ConvProblem
 
-from .aten_call import AtenCall, Work, arguments_by_name, bytes_of, written
+from .aten_call import AtenCall, Work, arguments_by_name, bytes_of, schema_of, written
 from .elementwise import other_ops_of
 from .journal import Journal, put_back, storage_of, tensors_in
 from .products import product_of
@@ -116,11 +116,14 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(map(is_traceable_wrapper_subclass_type, types)):
+            return NotImplemented  # the wrapper takes it apart, and what it runs on plain tensors comes back here
         if not isinstance(func, OpOverload):
             return self._higher_order(func, args, kwargs)
         arguments = arguments_by_name(func, args, kwargs)
-        self._journal.before(written(func, arguments))
-        if self._silent:
+        writes = written(func, arguments)
+        self._journal.before(writes)
+        if self._silent or not (writes or _makes_tensors(func)):
             return func(*args, **kwargs)
         if _is_composite(func):
             with self:
@@ -169,6 +172,12 @@ class Watch(TorchDispatchMode):
 def _is_composite(func: OpOverload) -> bool:
     """Whether an operator is made of others: outside of inference_mode, torch takes those apart itself."""
     return bool(_dispatch_has_kernel_for_dispatch_key(func.name(), DispatchKey.CompositeImplicitAutograd))
+
+
+@cache
+def _makes_tensors(func: OpOverload) -> bool:
+    """Whether an operator returns tensors; questions about one, such as its device, do not."""
+    return any("Tensor" in str(r.type) for r in schema_of(func).returns)
 
 
 def work_of(call: AtenCall, *, weighted: bool) -> Work | None:
