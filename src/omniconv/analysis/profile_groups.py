@@ -38,7 +38,7 @@ def below(rows: Sequence[Row], depth: int) -> list[Row]:
 def together(rows: Sequence[Row]) -> Row:
     """Several rows as one, named by what multiplies in them."""
     kinds = Counter(row.family for row in rows if row.family != OTHER)
-    families = [name if count == 1 else f"{count} {name}" for name, count in kinds.items()]
+    families = [name if count == 1 else f"{name} ×{count}" for name, count in kinds.items()]
     operators: Counter[str] = Counter()
     uncounted: Counter[str] = Counter()
     for row in rows:
@@ -50,7 +50,7 @@ def together(rows: Sequence[Row]) -> Row:
     return Row(
         name=rows[0].name,
         module=rows[0].module,
-        call=1,
+        call=rows[0].call if len({row.name for row in rows}) == 1 else 1,
         family=", ".join(families) or OTHER,
         operators=tuple(operators.items()),
         params=sum(row.params for row in rows),
@@ -67,6 +67,7 @@ def together(rows: Sequence[Row]) -> Row:
         uncounted=tuple(uncounted.items()),
         receptive_field=next((row.receptive_field for row in reversed(rows) if row.receptive_field), None),
         time=_summed([row.time for row in rows if row.time is not None]),
+        parts=tuple(rows),
     )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class Row:
         receptive_field: of the module's output, where it could be followed.
         recipe: how to run it again.
         time: seconds of its product by itself, where measured.
+        parts: the rows that this one puts together, if any.
     """
 
     name: str
@@ -70,11 +71,12 @@ class Row:
     receptive_field: ReceptiveField | None = None
     recipe: Recipe | None = field(default=None, repr=False, compare=False)
     time: Timing | None = None
+    parts: tuple[Row, ...] = field(default=(), repr=False)
 
     @property
     def flops(self) -> int:
-        """Floating-point operations for a roofline, as in :class:`omniconv.core.cost.Step`; for other work its own."""
-        return 2 * (self.macs + self.sampling) + self.bias_adds if self.macs else self.other_ops
+        """Floating-point operations for a roofline: two a multiply-add, sampling included, and one for all else."""
+        return 2 * (self.macs + self.sampling) + self.bias_adds + self.other_ops
 
     @property
     def flop_per_byte(self) -> float | None:
@@ -100,14 +102,21 @@ class Row:
 
     def bound(self, machine: Machine) -> tuple[float, str]:
         """Milliseconds that the machine needs at least, step by step, and what they are spent on."""
-        work = [(self.flops, self.bytes)]
-        if self.problem is not None:
-            cost = family_of(self.problem).cost(self.problem)
-            itemsize = self.bytes // max(cost.bytes(1), 1)
-            work = [(step.flops, itemsize * step.elements) for step in cost.steps]
-        bounds = [machine.roofline(flops, nbytes) for flops, nbytes in work if nbytes]
+        bounds = [machine.roofline(flops, nbytes) for flops, nbytes in self.passes() if nbytes]
         kinds = {bound.binds for bound in bounds}
         return 1e3 * sum(b.seconds for b in bounds), kinds.pop() if len(kinds) == 1 else "mixed"
+
+    def passes(self) -> Iterator[tuple[int, int]]:
+        """FLOPs and bytes of each pass over memory."""
+        if self.parts:
+            for part in self.parts:
+                yield from part.passes()
+        elif self.problem is not None:
+            cost = family_of(self.problem).cost(self.problem)
+            itemsize = self.bytes // max(cost.bytes(1), 1)
+            yield from ((step.flops, itemsize * step.elements) for step in cost.steps)
+        else:
+            yield self.flops, self.bytes
 
 
 @dataclass(frozen=True, repr=False)

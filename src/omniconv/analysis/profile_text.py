@@ -94,8 +94,8 @@ def _cells(profile: Profile, row: Row, *, timed: bool) -> tuple[Span, ...]:
 
 
 def _note(profile: Profile, row: Row) -> str:
-    bound = row.bound(profile.machine)[1] if profile.machine and row.bytes else "compute"
-    return "; ".join(filter(None, [f"{bound}-bound" if bound != "compute" else "", row.note]))
+    bound = row.bound(profile.machine)[1] if profile.machine and row.bytes else ""
+    return "; ".join(filter(None, ["memory-bound" if bound == "memory" else "", row.note]))
 
 
 def _faster(profile: Profile, row: Row) -> bool:
