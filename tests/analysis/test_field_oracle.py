@@ -131,7 +131,7 @@ def poolings(draw):
 @st.composite
 def branches(draw):
     stride = draw(st.integers(1, 2))
-    one = draw(st.lists(convolutions(stride=1), max_size=2)) + [draw(convolutions(stride=stride))]
+    one = [*draw(st.lists(convolutions(stride=1), max_size=2)), draw(convolutions(stride=stride))]
     two = [draw(convolutions(stride=stride))]
     return ("both", one, two, draw(st.sampled_from(["add", "cat"])))
 

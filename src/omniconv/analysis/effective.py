@@ -110,15 +110,19 @@ def effective_receptive_field(
     energy, where = torch.zeros([run.input.shape[d] for d in run.followed], dtype=torch.float64), None
     for _ in range(samples):
         gradient, where = _gradient(run, output, dims, position, generator, random_input)
-        others = [d for d in range(gradient.dim()) if d not in run.followed]
-        squares = gradient.detach().to("cpu", torch.float64).square().sum(others)
-        energy += squares.permute([sorted(run.followed).index(d) for d in run.followed])
+        energy += _summed(gradient.detach().to("cpu", torch.float64).square(), run.followed)
     total = energy.sum()
     if not total.isfinite() or total == 0:
         raise ValueError(f"`model` passes a gradient of energy {total.item()} to its input; use finite, live weights.")
     energy /= total
-    profile = tuple(energy.sum([b for b in range(energy.dim()) if b != a]) for a in range(energy.dim()))
+    profile = tuple(_summed(energy, (axis,)) for axis in range(energy.dim()))
     return EffectiveReceptiveField(energy, profile, share, tuple(_shortest(p, share) for p in profile), where or ())
+
+
+def _summed(values: Tensor, kept: Sequence[int]) -> Tensor:
+    """``values`` summed over every dim but ``kept``, which come in the order given."""
+    others = [d for d in range(values.dim()) if d not in kept]
+    return values.permute(*kept, *others).flatten(len(kept)).sum(-1) if others else values.permute(*kept)
 
 
 def _output_dims(run: Run, output: Path | None) -> tuple[int | None, ...]:
@@ -162,7 +166,7 @@ def _gradient(
         source = source.clone().requires_grad_()
         args, kwargs = run.called(lambda n, v: source if n == run.place else v)
         with _Watch(before_write):
-            result = output_of(run.model(*args, **kwargs), output)
+            result = output_of(run.result(args, kwargs), output)
             where = _checked(position, dims, result.shape)
             index = [slice(None)] * result.dim()
             for dim, at in zip(dims, where, strict=True):

@@ -109,6 +109,11 @@ def rule_of(func: Any) -> Rule:
     return found or (pointwise if _is_pointwise(func) else unknown)
 
 
+def has_rule(func: Any) -> bool:
+    """Whether it is known what an operator does."""
+    return name_of(func) in RULES or _is_pointwise(func)
+
+
 def _is_pointwise(func: Any) -> bool:
     packet = func.overloadpacket
     return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads())

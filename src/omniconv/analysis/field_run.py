@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from .arguments import arguments_of
 from .field_trace import FieldTrace
@@ -64,23 +65,27 @@ class Run:
         except Exception:  # noqa: BLE001 - a model may read values; only a run on data tells that from a mistake
             return self._traced(output, layers, fake=False)
 
-    def _state(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.model.named_parameters()
-        yield from self.model.named_buffers()
+    def result(self, args: Sequence[Any], kwargs: dict[str, Any], mode: FakeTensorMode | None = None) -> Any:
+        """What the model returns, computed with its tensors in ``mode``, and with copies of those without a size."""
+        named = (*self.model.named_parameters(), *self.model.named_buffers())
+        own: dict[str, Tensor] = {name: _unfilled(t) for name, t in named if is_lazy(t)}
+        if mode is not None:
+            own.update((name, mode.from_tensor(t)) for name, t in named if name not in own)
+        return functional_call(self.model, own, tuple(args), kwargs) if own else self.model(*args, **kwargs)
 
     def _traced(self, output: Path | None, layers: bool, *, fake: bool) -> tuple[Field, Layers]:
         found: Layers = []
         with (
             evaluating(self.model, (self.args, self.kwargs)) as before_write,
+            torch.inference_mode(False),
             torch.no_grad(),
             _without_data(fake) as mode,
         ):
             args, kwargs = self.called(lambda _, v: mode.from_tensor(v) if mode and isinstance(v, Tensor) else v)
-            state = {name: mode.from_tensor(t) for name, t in self._state()} if mode else {}
             trace = FieldTrace(len(self.followed), before_write)
             trace.start((*args, *kwargs.values())[self.place], self.followed)
             with _named(self.model, trace, found if layers else None), trace.running():
-                result = functional_call(self.model, state, args, kwargs)
+                result = self.result(args, kwargs, mode)
             return trace.field(output_of(result, output)), found
 
 
@@ -91,6 +96,11 @@ def evaluating(model: nn.Module, inputs: Any) -> Iterator[Callable[[Any], None]]
         for module in model.modules():
             module.training = False
         yield journal.before
+
+
+def _unfilled(tensor: Any) -> Tensor:
+    made: Tensor = type(tensor)(requires_grad=tensor.requires_grad, device=tensor.device, dtype=tensor.dtype)
+    return made
 
 
 def _spatial_dims(input: Tensor, axes: Sequence[int] | None) -> tuple[int, ...]:
@@ -137,6 +147,9 @@ def _named(model: nn.Module, trace: FieldTrace, found: Layers | None) -> Iterato
 
     try:
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
+            name = name.replace("_orig_mod.", "")  # noqa: PLW2901 - torch.compile's own level
             leaf = all(child == "parametrizations" for child, _ in module.named_children())
             handles.append(module.register_forward_pre_hook(entered(name)))
             handles.append(module.register_forward_hook(left(name, leaf)))

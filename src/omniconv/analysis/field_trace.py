@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -19,15 +21,14 @@ from omniconv.core.family import family_of
 from omniconv.core.observe import Run, listening
 from omniconv.core.problem import ConvProblem
 
-from . import field_rules_mixing, reads
-from .field_rules import Call, Rule, name_of, rule_of, schema_of, unknown
+from . import field_rules_mixing, reads  # noqa: F401 - a module of rules registers them
+from .field_rules import Call, Rule, has_rule, name_of, rule_of, schema_of, unknown
 from .field_rules_shapes import written_back
 from .field_rules_windows import channels_mixed, windowed
 from .interval import TooManyPhasesError
 from .layout import Field
+from .layout_joins import WRAPPED
 from .layout_merge import MisalignedError, merged
-
-__all__ = ["FieldTrace", "field_rules_mixing"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class View:
 
 class FieldTrace(TorchDispatchMode):
     """Inside the block, every operator hands on the fields of its inputs; ask for one with :meth:`field`."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, axes: int, before_write: Callable[[Iterable[Any]], None]) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class FieldTrace(TorchDispatchMode):
 
     def field(self, tensor: Tensor) -> Field:
         """What ``tensor`` depends on."""
-        shape = tuple(tensor.shape)
+        shape = () if is_lazy(tensor) else tuple(tensor.shape)
         found: Field | None = self._fields.get(tensor)
         if found is None:
             return Field.independent(shape, self.axes)
@@ -67,6 +70,11 @@ class FieldTrace(TorchDispatchMode):
             lost = found.reduced(range(len(found.dims)), "a change of shape in place")
             return merged((lost,), shape, "a change of shape in place")
         return found
+
+    @property
+    def place(self) -> str:
+        """The module that is running."""
+        return self.where[-1] if self.where else ""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -76,12 +84,28 @@ class FieldTrace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._unseen(func, args, kwargs)
+        if not self._silent and not has_rule(func) and func._can_decompose():  # noqa: SLF001 - the only way to ask
+            with self:  # inference tensors arrive here before they are taken apart
+                return func.decompose(*args, **kwargs)
         if schema_of(func).is_mutable:
             self.before_write(changed_by(func, args, kwargs))
         result = func(*args, **kwargs)
         if not self._silent:
             outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             self._follow(func, args, kwargs, outputs)
+        return result
+
+    def _unseen(self, func: HigherOrderOperator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """An operator made of functions, such as ``flex_attention``: what it computes stays hidden."""
+        result = func(*args, **kwargs)
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        given = {str(n): leaf for n, leaf in enumerate(tree_leaves((args, kwargs))) if isinstance(leaf, Tensor)}
+        if not self._silent and outputs:
+            call = Call(str(func.name()), given, tuple(tuple(t.shape) for t in outputs), self.field, self.place)
+            for output, field in zip(outputs, self._results(unknown, call), strict=True):
+                self._fields[output] = field
         return result
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> None:
@@ -92,8 +116,7 @@ class FieldTrace(TorchDispatchMode):
         schema = schema_of(func).arguments
         given = dict(zip((a.name for a in schema), args, strict=False)) | kwargs
         arguments = {a.name: given.get(a.name, a.default_value) for a in schema if not a.is_out}
-        place = self.where[-1] if self.where else ""
-        call = Call(name_of(func), arguments, tuple(tuple(t.shape) for t in targets), self.field, place)
+        call = Call(name_of(func), arguments, tuple(tuple(t.shape) for t in targets), self.field, self.place)
         rule = rule_of(func)
         if any(self.field(t).depends for t in call.tensors()):
             fields = self._results(rule, call)
@@ -168,6 +191,8 @@ class FieldTrace(TorchDispatchMode):
             field = windowed(mixed, windows, sizes, why)
         parts = [_at_positions(f, shape[2:], why) for f in others if f.depends]
         result = merged((field, *parts), shape, why)
+        if problem.padding_mode == "circular" and any(map(any, problem.pads())):
+            result = result.noted(WRAPPED)
         words = family.unbounded(problem)
         return result.marked(range(self.axes), unbounded=True).noted(f"{why}: {words}") if words else result
 

@@ -157,6 +157,8 @@ def join(first: IntervalMap, second: IntervalMap, count: int) -> tuple[IntervalM
 def _reduced(jump: int, phases: tuple[Interval | None, ...]) -> IntervalMap:
     """The same map with the shortest period."""
     period = len(phases)
+    if not any(phases):
+        return IntervalMap(0, (None,))
     for short in range(1, period):
         if period % short or jump * short % period:
             continue

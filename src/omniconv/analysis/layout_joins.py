@@ -10,6 +10,8 @@ from .layout import Field
 from .layout_merge import MisalignedError, merged
 from .layout_moves import expanded
 
+WRAPPED = "borders hold positions from elsewhere, as in circular padding, which the field leaves out"
+
 
 def concatenated(fields: Sequence[Field], dim: int, shape: Sequence[int], why: str) -> Field:
     """Pieces one after another along ``dim``."""
@@ -49,7 +51,7 @@ def _beside(whole: Field, piece: Field, dim: int, length: int, why: str) -> Fiel
     """The field of ``whole`` where ``piece`` holds ``length`` of its positions along ``dim``."""
     shape = [max(sizes) for sizes in zip(whole.shape, piece.shape, strict=True)]
     if any(_is_border(whole, piece, dim, axis, length) for axis in piece.axes_in((dim,))):
-        return whole.noted("borders hold positions from elsewhere, as in circular padding, which the field leaves out")
+        return whole.noted(WRAPPED)
     try:
         return merged((whole, piece), shape, why)
     except MisalignedError as error:

@@ -57,9 +57,8 @@ class ReceptiveField:
             text = f"whole image along axis {whole} (local {size})"
         if any(self.unbounded):
             text = f"unbounded ({text} without offsets)"
-        for axis, sizes in enumerate(self.phases):
-            if len(set(sizes)) > 1:
-                text += f" (by phase {'/'.join(map(str, sizes))} along axis {axis})"
+        if any(len(set(sizes)) > 1 for sizes in self.phases):
+            text += f" (by phase {_per_axis([_phases(sizes) for sizes in self.phases])})"
         return f"{text}, stride {_per_axis(self.stride)}, start {_per_axis(self.start)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +77,10 @@ class ReceptiveField:
 
 def _without_layers(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "layers"}
+
+
+def _phases(sizes: Sequence[int]) -> str:
+    return "/".join(map(str, sizes)) if len(sizes) <= 4 else f"{min(sizes)}..{max(sizes)}"
 
 
 def _per_axis(values: Sequence[Any]) -> str:
