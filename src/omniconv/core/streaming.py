@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .numbers import integer
 from .problem import ConvProblem
-from .register import Plan
+from .register import Plan, planned
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,30 @@ def first_state(problem: ConvProblem, batch: int, like: Tensor) -> StreamState:
     return StreamState(like.new_zeros(batch, problem.in_channels, problem.span[0] - 1))
 
 
+def check_chunk(chunk: Tensor, state: StreamState, channels: int, length: int) -> None:
+    """Raise unless ``chunk`` continues ``state``, and ``state`` is that of a layer that remembers ``length`` inputs.
+
+    Raises:
+        TypeError: not a tensor, or not a state.
+        ValueError: a chunk whose batch or channels differ from the state's, or the state of another layer.
+    """
+    if not isinstance(chunk, Tensor):
+        raise TypeError(f"`chunk` (={type(chunk).__name__}) must be a torch.Tensor.")
+    if not isinstance(state, StreamState):
+        raise TypeError(f"`state` (={type(state).__name__}) must be a StreamState; use initial_state().")
+    held = tuple(state.history.shape)
+    if held[1:] != (channels, length):
+        raise ValueError(
+            f"`state` (of shape {held}) must hold {channels} channels and {length} inputs, those of this layer; use "
+            "its initial_state()."
+        )
+    if chunk.dim() != 3 or tuple(chunk.shape[:2]) != held[:2]:
+        raise ValueError(
+            f"`chunk` shape (={tuple(chunk.shape)}) must be {held[:2]} and a length, as its state is; start a new "
+            "state for another batch."
+        )
+
+
 def take(problem: ConvProblem, state: StreamState, chunk: Tensor) -> tuple[Tensor, slice, StreamState]:
     """Join ``chunk`` to the history.
 
@@ -58,14 +81,10 @@ def take(problem: ConvProblem, state: StreamState, chunk: Tensor) -> tuple[Tenso
         the chunk that complete an output, and the state for the next chunk.
 
     Raises:
-        ValueError: a chunk whose batch or channels differ from the state's.
+        TypeError, ValueError: as :func:`check_chunk`.
     """
-    if chunk.dim() != 3 or chunk.shape[:2] != state.history.shape[:2]:
-        raise ValueError(
-            f"`chunk` shape (={tuple(chunk.shape)}) must be {tuple(state.history.shape[:2])} and a length, "
-            "as its state is; start a new state for another batch."
-        )
     span, stride = problem.span[0], problem.stride[0]
+    check_chunk(chunk, state, problem.in_channels, span - 1)
     length = chunk.shape[2]
     count = max(0, -(-(length - state.skip) // stride))
     joined = torch.cat([state.history, chunk], dim=2)
@@ -73,6 +92,12 @@ def take(problem: ConvProblem, state: StreamState, chunk: Tensor) -> tuple[Tenso
     done = slice(state.skip, state.skip + (count - 1) * stride + 1, stride) if count else slice(0, 0)
     rest = StreamState(joined[:, :, joined.shape[2] - (span - 1) :], state.skip + count * stride - length)
     return window, done, rest
+
+
+@planned
+def _unpadded_plan(problem: ConvProblem) -> ConvProblem:
+    """The problem of a window, which has its history instead of padding."""
+    return replace(problem, padding=((0, 0),))
 
 
 class Streaming:
@@ -95,7 +120,9 @@ class Streaming:
         Any split of a sequence into chunks, empty ones included, gives the outputs of one call on the whole.
 
         Raises:
-            ValueError: the layer is not causal, or the chunk's batch or channels differ from the state's.
+            TypeError: not a tensor, or not a state.
+            ValueError: the layer is not causal, the chunk's batch or channels differ from the state's, or the state is
+                that of another layer.
         """
         check_streamable(self.problem)
         window, done, rest = take(self.problem, state, chunk)
@@ -103,10 +130,10 @@ class Streaming:
             return chunk.new_empty(chunk.shape[0], self.problem.out_channels, 0), rest
         return self._convolve_window(window, chunk, done), rest
 
-    @cached_property
+    @property
     def unpadded(self) -> Plan:
         """The plan of the same layer without padding, which a window runs through."""
-        return Plan(replace(self.problem, padding=((0, 0),)))
+        return _unpadded_plan(self.problem)
 
     def _convolve_window(self, window: Tensor, chunk: Tensor, done: slice) -> Tensor:
         """Outputs of ``window``, which the positions ``done`` of ``chunk`` complete."""

@@ -14,7 +14,7 @@ from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import integer
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan, planned, weight_of
-from omniconv.core.streaming import Streaming, StreamState
+from omniconv.core.streaming import Streaming, StreamState, check_chunk
 
 from .overlap import overlap_map, overlap_verdict
 
@@ -121,14 +121,12 @@ class ConvTranspose1d(Streaming, _ConvTranspose):
         Any split of a sequence into chunks, empty ones included, gives the outputs of one call on the whole.
 
         Raises:
-            ValueError: the layer is not causal, or the chunk's batch or channels differ from the state's.
+            TypeError: not a tensor, or not a state.
+            ValueError: the layer is not causal, the chunk's batch or channels differ from the state's, or the state is
+                that of another layer.
         """
         reach = self._reach()
-        if chunk.dim() != 3 or chunk.shape[:2] != state.history.shape[:2]:
-            raise ValueError(
-                f"`chunk` shape (={tuple(chunk.shape)}) must be {(*state.history.shape[:2], 'length')} as its "
-                "state is; start a new state for another batch."
-            )
+        check_chunk(chunk, state, self.in_channels, reach)
         if chunk.shape[2] == 0:
             return chunk.new_empty(chunk.shape[0], self.out_channels, 0), state
         joined = torch.cat([state.history, chunk], dim=2)
