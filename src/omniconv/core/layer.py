@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,12 +17,25 @@ from .register import Plan
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_NUMBERS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+    "transposed",
+    "output_padding",
+)
+
 
 class PlannedLayer(nn.Module):
     """A module whose numbers are one problem, whatever weights it has. A subclass sets ``dim`` and makes the weights.
 
     The attributes of a torch convolution (``in_channels`` to ``padding_mode``) stand under the same names, as the user
-    gave them, so that code that reads a torch layer reads this one.
+    gave them, so that code that reads a torch layer reads this one. They cannot be set: the plan was made for them.
     """
 
     dim: ClassVar[int]
@@ -40,6 +54,14 @@ class PlannedLayer(nn.Module):
         self.transposed = problem.transposed
         self.output_padding = problem.output_padding or (0,) * problem.dim
         self.plan = Plan(problem)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _NUMBERS and "plan" in self.__dict__ and value != getattr(self, name):
+            raise AttributeError(
+                f"`{name}` (={value!r}) must stay {getattr(self, name)!r}, which the layer was planned for; use a new "
+                "layer."
+            )
+        super().__setattr__(name, value)
 
     @property
     def problem(self) -> ConvProblem:
@@ -93,17 +115,31 @@ class ConvLayer(PlannedLayer):
             changes: arguments to give instead, such as ``padding=((0, 1), (0, 1))`` where the module pads by itself.
 
         Raises:
-            ValueError: the weights do not have the shape that the arguments ask for.
+            ValueError: the weights do not have the shape that the arguments ask for, or the module has a number that
+                this class takes no argument for and has otherwise.
         """
         names = inspect.signature(cls).parameters.keys() - {"device", "dtype"}
         arguments = {name: getattr(module, name) for name in names if hasattr(module, name)}
         layer = cls(**(arguments | {"bias": module.bias is not None, "device": "meta"} | changes))
+        for name in (name for name in _NUMBERS if name not in names and hasattr(module, name)):
+            given, own = getattr(module, name), getattr(layer, name)
+            if given != own and (given,) * layer.dim != own:
+                raise ValueError(
+                    f"`{name}` (={given!r}) of {type(module).__name__} must be {own!r} in {cls.__name__}; use a layer "
+                    "that takes it."
+                )
         weight: Any = module.weight
         if weight.shape != layer.weight.shape:
             raise ValueError(f"`weight` shape (={tuple(weight.shape)}) must be {tuple(layer.weight.shape)}.")
         layer.weight = weight
         layer.bias = module.bias  # type: ignore[assignment]  # a parameter or None, which only this module knows
         return layer.train(module.training)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        plan = self.__dict__.get("plan") if name == "bias" else None
+        if plan is not None and plan.problem.bias != (value is not None):  # a norm folded in brings a bias
+            self.plan = Plan(replace(plan.problem, bias=value is not None))
 
     def reset_parameters(self) -> None:
         """Draw weight and bias uniformly within 1/sqrt(fan-in), as torch does for its convolutions."""

@@ -24,6 +24,7 @@ Function = Callable[..., Tensor]
 
 _LIBRARY = torch.library.Library("omniconv", "DEF")
 _KERNELS: dict[tuple[str, str], tuple[Function, Any]] = {}
+_LOWERED = {torch.float32, torch.float16, torch.bfloat16}  # what autocast brings to one type
 
 
 def register(family: Family) -> None:
@@ -191,7 +192,7 @@ def _check_tensor(name: str, tensor: Tensor, shape: Shape | None, input: Tensor,
         raise ValueError(f"`{name}` shape (={tuple(tensor.shape)}) must be {shape}.")
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise TypeError(f"`{name}` dtype (={tensor.dtype}) must be a floating-point type; use {name}.float().")
-    if tensor.dtype != input.dtype and not mixed:
+    if tensor.dtype != input.dtype and not (mixed and {tensor.dtype, input.dtype} <= _LOWERED):
         raise TypeError(f"`{name}` dtype (={tensor.dtype}) must be that of the input (={input.dtype}); use .to().")
     if tensor.device != input.device:
         raise ValueError(f"`{name}` device (={tensor.device}) must be that of the input (={input.device}); use .to().")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import boolean, integer
 from omniconv.core.problem import ConvProblem
 from omniconv.ops.conv.layer import Conv1d, Conv2d, Conv3d
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _DeformableConv(ConvLayer):
@@ -116,6 +119,14 @@ class _DeformableConv(ConvLayer):
         super().reset_parameters()
         if hasattr(self, "conv_offset"):
             self.reset_head()
+
+    @classmethod
+    def from_torch(cls, module: nn.Module, **changes: Any) -> Self:
+        """As :meth:`ConvLayer.from_torch`, with a head of its own that starts at 0."""
+        layer = super().from_torch(module, **changes)
+        layer.conv_offset.to(dtype=layer.weight.dtype).to_empty(device=layer.weight.device)
+        layer.reset_head()
+        return layer
 
     def reset_head(self) -> None:
         """Set ``conv_offset`` to 0: every offset is 0, and every mask ``mask_scale`` / 2, whatever the input."""
