@@ -62,24 +62,26 @@ def parse_problem(text: str) -> ConvProblem:
     missing = [letter for letter in ("c", "o", "k") if letter not in fields]
     if missing:
         raise ValueError(f"`text` (={text!r}) lacks {', '.join(missing)}; c, o and k are always needed.")
+    if "n" in fields and "i" not in fields:
+        raise ValueError(f"`text` (={text!r}) has a batch without an input size; give both, or leave n out.")
     kernel = _numbers(fields["k"])
     padding = [_padding_value(entry) for entry in fields.get("pad", "0").split("x")]
     return ConvProblem.of(
         family,
         len(kernel),
-        int(fields["c"]),
-        int(fields["o"]),
+        _number(fields["c"]),
+        _number(fields["o"]),
         kernel,
         _numbers(fields.get("s", "1")),
         padding * len(kernel) if len(padding) == 1 else padding,
         _numbers(fields.get("d", "1")),
-        int(fields.get("g", "1")),
+        _number(fields.get("g", "1")),
         bias="b" in fields,
         padding_mode=fields.get("mode", "zeros"),
         transposed="t" in fields,
         output_padding=_numbers(fields.get("op", "0")),
         in_size=_numbers(fields["i"]) if "i" in fields else None,
-        batch=int(fields["n"]) if "n" in fields else None,
+        batch=_number(fields["n"]) if "n" in fields else None,
         **special,
     )
 
@@ -102,8 +104,15 @@ def _padding_value(entry: str) -> AxisPadding:
     if entry[:1].isalpha():
         return entry.replace("-", "_")
     before, _, after = entry.partition(":")
-    return int(before), int(after or before)
+    return _numbers(before)[0], _numbers(after or before)[0]
+
+
+def _number(text: str) -> int:
+    return _numbers(text.replace("x", "×"))[0]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(v) for v in text.split("x"))
+    values = text.split("x")
+    if not all(re.fullmatch(r"\d+", value) for value in values):
+        raise ValueError(f"`text` has {text!r} where whole numbers are expected, axes joined by x; use '3x3'.")
+    return tuple(int(value) for value in values)
