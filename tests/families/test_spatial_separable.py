@@ -296,3 +296,16 @@ def test_one_axis_has_nothing_to_separate():
         setting.build(Position(4, 4, (9,), (3,), (1,), (1,)))
     with pytest.raises(TypeError, match="`kernel`"):
         nn.SpatialSeparableConv2d.from_kernel("sobel")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"bias": [1.0]}, TypeError, r"`bias` \(=list\) must be a torch.Tensor or None"),
+        ({"bias": torch.ones(1)}, ValueError, r"`bias` shape \(=\(1,\)\) must be \(3,\)"),
+        ({"tolerance": "0.1"}, TypeError, r"`tolerance` \(='0.1'\) must be a number"),
+    ],
+)
+def test_from_kernel_refuses_before_it_factors(arguments, error, said):
+    with pytest.raises(error, match=said):
+        nn.SpatialSeparableConv2d.from_kernel([[1.0, 2.0], [2.0, 4.0]], groups=3, **arguments)

@@ -136,7 +136,7 @@ class _SpatialSeparableConv(PlannedLayer):
         are taken pass by pass, within √2 of the closest (a tensor train, whose middle pass mixes the channels between).
 
         Raises:
-            TypeError: a kernel that is not numbers.
+            TypeError: a kernel that is not numbers, a bias that is no tensor, a tolerance that is no number.
             ValueError: a kernel of another number of axes, one that is not separable, or not to ``tolerance`` at
                 ``rank``; the text names its numerical rank.
         """
@@ -145,6 +145,12 @@ class _SpatialSeparableConv(PlannedLayer):
             integer("rank", rank, 1)
         if weight.shape[0] % groups:
             raise ValueError(f"`groups` (={groups}) must divide the {weight.shape[0]} filters of `kernel`; use 1.")
+        if bias is not None and not isinstance(bias, Tensor):
+            raise TypeError(f"`bias` (={type(bias).__name__}) must be a torch.Tensor or None.")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"`bias` shape (={tuple(bias.shape)}) must be {tuple(weight.shape[:1])}.")
+        if tolerance is not None and (isinstance(tolerance, bool) or not isinstance(tolerance, int | float)):
+            raise TypeError(f"`tolerance` (={tolerance!r}) must be a number; use a relative error such as 0.01.")
         if tolerance is not None and not tolerance >= 0:
             raise ValueError(f"`tolerance` (={tolerance}) must be at least 0; use a relative error such as 0.01.")
         weights, factoring = factor(weight, groups, rank, tolerance)
