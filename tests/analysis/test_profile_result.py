@@ -66,6 +66,25 @@ def test_receptive_fields(found):
     assert all(row.receptive_field is None for row in without.rows)
 
 
+def test_receptive_fields_of_modules_with_children():
+    """A convolution that pads by a module of its own, and a layer that predicts its offsets."""
+
+    class PadsByModule(nn.Conv2d):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.pad = nn.ZeroPad2d(1)
+
+        def forward(self, x):
+            return super().forward(self.pad(x))
+
+    model = nn.Sequential(
+        PadsByModule(3, 4, 3), omniconv.nn.DeformableConv2d(4, 4, 3, padding=1), PadsByModule(4, 4, 5)
+    )
+    found = omniconv.profile(model, (1, 3, 16, 16))
+    fields = [(row.name, row.receptive_field.size) for row in found.rows if row.macs]
+    assert fields == [("0", (3, 3)), ("1.conv_offset", (5, 5)), ("1", (5, 5)), ("2", (9, 9))]
+
+
 def test_a_receptive_field_that_cannot_be_followed_is_said():
     class Misaligned(nn.Module):
         def __init__(self):

@@ -56,8 +56,8 @@ class Run:
         count = len(self.args)
         return tuple(values[:count]), dict(zip(self.kwargs, values[count:], strict=True))
 
-    def field(self, output: Path | None, *, layers: bool = False) -> tuple[Field, Layers]:
-        """The field of the chosen output, and of the output of each module without children."""
+    def field(self, output: Path | None, *, layers: bool | str = False) -> tuple[Field, Layers]:
+        """The field of the chosen output, and of the output of each module without children, or of ``"all"``."""
         try:
             return self._traced(output, layers, fake=True)
         except MisalignedError:
@@ -73,7 +73,7 @@ class Run:
             own.update((name, mode.from_tensor(t)) for name, t in named if name not in own)
         return functional_call(self.model, own, tuple(args), kwargs) if own else self.model(*args, **kwargs)
 
-    def _traced(self, output: Path | None, layers: bool, *, fake: bool) -> tuple[Field, Layers]:
+    def _traced(self, output: Path | None, layers: bool | str, *, fake: bool) -> tuple[Field, Layers]:
         found: Layers = []
         with (
             evaluating(self.model, (self.args, self.kwargs)) as before_write,
@@ -84,7 +84,7 @@ class Run:
             args, kwargs = self.called(lambda _, v: mode.from_tensor(v) if mode and isinstance(v, Tensor) else v)
             trace = FieldTrace(len(self.followed), before_write)
             trace.start((*args, *kwargs.values())[self.place], self.followed)
-            with _named(self.model, trace, found if layers else None), trace.running():
+            with _named(self.model, trace, found if layers else None, every=layers == "all"), trace.running():
                 result = self.result(args, kwargs, mode)
             return trace.field(output_of(result, output)), found
 
@@ -129,8 +129,8 @@ def _without_data(fake: bool) -> Iterator[FakeTensorMode | None]:
 
 
 @contextmanager
-def _named(model: nn.Module, trace: FieldTrace, found: Layers | None) -> Iterator[None]:
-    """Tell the trace which module is running, and keep the field after each module without children."""
+def _named(model: nn.Module, trace: FieldTrace, found: Layers | None, *, every: bool) -> Iterator[None]:
+    """Tell the trace which module is running, and keep the field after each module without children, or every one."""
     handles = []
 
     def entered(name: str) -> Callable[..., None]:
@@ -150,7 +150,7 @@ def _named(model: nn.Module, trace: FieldTrace, found: Layers | None) -> Iterato
             if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                 continue
             name = name.replace("_orig_mod.", "")  # noqa: PLW2901 - torch.compile's own level
-            leaf = all(child == "parametrizations" for child, _ in module.named_children())
+            leaf = every or all(child == "parametrizations" for child, _ in module.named_children())
             handles.append(module.register_forward_pre_hook(entered(name)))
             handles.append(module.register_forward_hook(left(name, leaf)))
         yield

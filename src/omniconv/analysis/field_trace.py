@@ -86,6 +86,8 @@ class FieldTrace(TorchDispatchMode):
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return self._unseen(func, args, kwargs)
+        if func.namespace == "prim":  # a question about a tensor, unknown to the dispatcher that is asked next
+            return func(*args, **kwargs)
         if not self._silent and not has_rule(func) and func._can_decompose():  # noqa: SLF001 - the only way to ask
             with self:  # inference tensors arrive here before they are taken apart
                 return func.decompose(*args, **kwargs)

@@ -21,7 +21,7 @@ def fields_of(
     if not any(t.dim() > 2 for t in tensors_in((*args, *kwargs.values()))):
         return None, {}, []
     try:
-        found = receptive_field(_FirstOutput(model), args or kwargs)
+        found = receptive_field(_FirstOutput(model), args or kwargs, layers="all")
     except Exception as error:  # noqa: BLE001 - a profile without receptive fields says so, and is still a profile
         reason = " ".join(str(error).split())
         return None, {}, [f"no receptive field: {reason or type(error).__name__}"]

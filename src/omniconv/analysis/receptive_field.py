@@ -92,7 +92,7 @@ def receptive_field(
     input: Any,
     *,
     output: Path | None = None,
-    layers: bool = True,
+    layers: bool | str = True,
     axes: Sequence[int] | None = None,
     wrt: int = 0,
 ) -> ReceptiveField:
@@ -106,7 +106,7 @@ def receptive_field(
         model: any module.
         input: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple or dict of these for several inputs.
         output: which output is meant where there are several: an index, a key, or a path of these.
-        layers: also keep the field after each module that has no children.
+        layers: also keep the field after each module that has no children; with ``"all"``, after every module.
         axes: the dims of the input to follow; from the third on, as in ``(n, c, *spatial)``, unless given.
         wrt: which of the input tensors the field lies in, in the order given.
 
