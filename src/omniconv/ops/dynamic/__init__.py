@@ -45,7 +45,7 @@ def _unbounded(problem: ConvProblem) -> str:
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, then words."""
     flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
-    words = bool(problem["softmax"]), bool(special(problem, "renorm", 0)), problem.padding_mode
+    words = bool(problem["softmax"]), bool(special(problem, "renorm_padding", 0)), problem.padding_mode
     return problem.stride, flat, problem.dilation, *words
 
 

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,28 +36,38 @@ def accumulated(
     if dtype in LOW:
         input, shares = input.float(), shares.float()
     taps = weight.shape[2 : 2 + dim]
-    counts = [
-        (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(input.shape[2:], taps, stride, dilation, strict=True)
-    ]
     by_head = input.unflatten(1, (weight.shape[1], -1))
-    shares = shares.flatten(2, 1 + dim)
-
-    def factors(index: int, tap: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        starts = [k * d for k, d in zip(tap, dilation, strict=True)]
-        places = [slice(a, a + s * (p - 1) + 1, s) for a, s, p in zip(starts, stride, counts, strict=True)]
-        return by_head[(..., *places)], shares[:, :, index].unsqueeze(2)
-
-    first, *rest = enumerate(product(*(range(k) for k in taps)))
-    read, share = factors(*first)
-    output = read * share
-    # vmap has no rule for the form in place, which saves a third of the time: no new tensor for each tap
-    add = torch.addcmul if torch._C._functorch.maybe_current_level() is not None else Tensor.addcmul_  # noqa: SLF001
-    for at in rest:
-        output = add(output, *factors(*at))
+    reads = _reads(by_head, tuple(taps), stride, dilation)
+    share, *shares_left = shares.flatten(2, 1 + dim).unsqueeze(2).unbind(3)
+    output = next(reads) * share
+    for read, share in zip(reads, shares_left, strict=True):
+        output = _add(output, read, share)
     output = output.flatten(1, 2)
     if bias is not None:
         output = output + bias.view(-1, *[1] * dim)
     return output.to(dtype)
+
+
+def _add(output: Tensor, read: Tensor, share: Tensor) -> Tensor:
+    """``output + read · share``, in place where no trace or transform stands between: a third of the time saved."""
+    if type(output) is Tensor and torch._C._functorch.maybe_current_level() is None:  # noqa: SLF001
+        return output.addcmul_(read, share)
+    return output + read * share
+
+
+def _reads(
+    input: Tensor, taps: tuple[int, ...], stride: Sequence[int], dilation: Sequence[int], axis: int = 0
+) -> Iterator[Tensor]:
+    """What each tap reads of (n, h, c/h, *i) at all outputs, row by row: views, narrowed axis by axis."""
+    if axis == len(taps):
+        yield input
+        return
+    k, s, d = taps[axis], stride[axis], dilation[axis]
+    reach = (input.shape[axis + 3] - d * (k - 1) - 1) // s * s + 1
+    for tap in range(k):
+        part = input.narrow(axis + 3, tap * d, reach)
+        part = part if s == 1 else part[(slice(None),) * (axis + 3) + (slice(None, None, s),)]
+        yield from _reads(part, taps, stride, dilation, axis + 1)
 
 
 def _autocast(input: Tensor) -> bool:

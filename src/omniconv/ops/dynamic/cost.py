@@ -13,7 +13,7 @@ from omniconv.ops.conv.cost import cost as conv_cost
 from omniconv.ops.lightweight.cost import check_flag, check_heads, special
 
 CONTEXTS = ("position", "sequence")
-FLAGS = ("softmax", "renorm", "predictor", "predictor_bias", "in_proj")
+FLAGS = ("softmax", "renorm_padding", "predictor", "predictor_bias", "in_proj")
 
 
 def for_all_positions(problem: ConvProblem) -> bool:
@@ -33,7 +33,7 @@ def check(problem: ConvProblem) -> None:
         check_flag(problem, name)
     one_of("context", special(problem, "context", "position"), CONTEXTS)
     query_channels(problem)
-    if special(problem, "renorm", 0):
+    if special(problem, "renorm_padding", 0):
         if not problem["softmax"]:
             raise ValueError("`renorm_padding` (=True) must be False without softmax; use softmax=True.")
         if problem.padding_mode != "zeros":
@@ -111,12 +111,12 @@ def _pointwise(problem: ConvProblem, c: int, o: int, bias: bool, in_size: tuple[
 
 def given_problem(problem: ConvProblem) -> ConvProblem:
     """The same problem with its kernels given: what the operator computes."""
-    own = ("context", "heads", "renorm", "softmax")
+    own = ("context", "heads", "renorm_padding", "softmax")
     return replace(problem, special=tuple((name, value) for name, value in problem.special if name in own))
 
 
 def normalized_problem(problem: ConvProblem) -> ConvProblem:
     """The same problem on given kernels that are normalised already; renormed ones differ from position to position."""
-    own = ("heads",) if special(problem, "renorm", 0) else ("context", "heads")
+    own = ("heads",) if special(problem, "renorm_padding", 0) else ("context", "heads")
     kept = tuple((name, value) for name, value in problem.special if name in own)
     return replace(problem, special=(*kept, ("softmax", 0)))

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from omniconv.core.numbers import boolean, integer
+from omniconv.core.numbers import boolean, integer, one_of
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan, planned, weight_of
+
+from .cost import CONTEXTS
 
 
 def problem_of(
@@ -24,15 +26,15 @@ def problem_of(
     padding_mode: Any,
     softmax: Any,
     renorm_padding: Any,
+    context: Any,
 ) -> ConvProblem:
     """The problem of kernels that are given."""
     c = integer("channels", channels, 1)
-    renorm = {"renorm": 1} if boolean("renorm_padding", renorm_padding) else {}
-    special: dict[str, Any] = {
-        "heads": integer("heads", heads, 1),
-        "softmax": int(boolean("softmax", softmax)),
-        **renorm,
-    }
+    special: dict[str, Any] = {"heads": integer("heads", heads, 1), "softmax": int(boolean("softmax", softmax))}
+    if boolean("renorm_padding", renorm_padding):
+        special |= {"renorm_padding": 1}
+    if one_of("context", context, CONTEXTS) != "position":
+        special |= {"context": context}
     return ConvProblem.of(
         "dynamic",
         dim,
@@ -77,14 +79,17 @@ def dynamic_conv1d(
     dilation: int | tuple[int, ...] = 1,
     padding_mode: str = "zeros",
     renorm_padding: bool = False,
+    context: str = "position",
 ) -> Tensor:
     """Convolve each channel of ``input`` with a kernel of its head that is another at each position.
 
     Args:
         input: (n, c, i) or (c, i).
-        weight: (n, h, k, p) or (h, k, p): the kernel of each head at each of the p output positions.
+        weight: (n, h, k, p) or (h, k, p): the kernel of each head at each of the p output positions; (n, h, k, 1) with
+            ``context="sequence"``: one for them all.
         bias: (c,) or None.
-        padding, softmax, stride, dilation, padding_mode, renorm_padding: as :class:`omniconv.nn.DynamicConv1d`.
+        padding, softmax, stride, dilation, padding_mode, renorm_padding, context: as
+            :class:`omniconv.nn.DynamicConv1d`.
 
     Returns:
         (n, c, p) or (c, p).
@@ -92,7 +97,7 @@ def dynamic_conv1d(
     Raises:
         TypeError, ValueError: as :class:`omniconv.nn.DynamicConv1d`.
     """
-    rest = (stride, padding, dilation, padding_mode, softmax, renorm_padding)
+    rest = (stride, padding, dilation, padding_mode, softmax, renorm_padding, context)
     return _plan_for(1, input, weight, bias, *rest)(input, weight, bias)
 
 
@@ -107,13 +112,14 @@ def dynamic_conv2d(
     dilation: int | tuple[int, ...] = 1,
     padding_mode: str = "zeros",
     renorm_padding: bool = False,
+    context: str = "position",
 ) -> Tensor:
     """Convolve ``input`` (n, c, y, x) with ``weight`` (n, h, ky, kx, py, px); see :func:`dynamic_conv1d`.
 
     Each axis of the kernel and of the output has an axis of its own in ``weight``: a predicted (n, h·k·k, py, px) is
     ``.unflatten(1, (h, k, k))`` of it. With ``softmax=False`` this is involution.
     """
-    rest = (stride, padding, dilation, padding_mode, softmax, renorm_padding)
+    rest = (stride, padding, dilation, padding_mode, softmax, renorm_padding, context)
     return _plan_for(2, input, weight, bias, *rest)(input, weight, bias)
 
 
@@ -128,7 +134,8 @@ def dynamic_conv3d(
     dilation: int | tuple[int, ...] = 1,
     padding_mode: str = "zeros",
     renorm_padding: bool = False,
+    context: str = "position",
 ) -> Tensor:
     """Convolve ``input`` (n, c, z, y, x) with ``weight`` (n, h, kz, ky, kx, pz, py, px); see :func:`dynamic_conv1d`."""
-    rest = (stride, padding, dilation, padding_mode, softmax, renorm_padding)
+    rest = (stride, padding, dilation, padding_mode, softmax, renorm_padding, context)
     return _plan_for(3, input, weight, bias, *rest)(input, weight, bias)

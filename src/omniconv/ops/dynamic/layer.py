@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniconv.core.layer import PlannedLayer
-from omniconv.core.numbers import boolean, fraction, integer, one_of
+from omniconv.core.numbers import boolean, fraction, integer
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan, planned
 from omniconv.ops.conv.layer import Conv1d, Conv2d, Conv3d
+from omniconv.ops.lightweight.cost import special
 
 from .aten import normalized
-from .cost import CONTEXTS, check, given_problem, normalized_problem
+from .cost import check, given_problem, normalized_problem
+from .fairseq import from_weights
 from .function import dynamic_conv1d, dynamic_conv2d, dynamic_conv3d, problem_of
 from .stream import DynamicStreaming
 
@@ -60,18 +62,16 @@ class _DynamicConv(PlannedLayer):
         predictor: nn.Module | None = None,
     ) -> None:
         share = fraction("dropout", dropout)
-        numbers = (channels, heads, kernel_size, stride, padding, dilation, bias, padding_mode, softmax, renorm_padding)
-        special: dict[str, Any] = {"predictor": int(predictor is None)}
-        if one_of("context", context, CONTEXTS) != "position":
-            special |= {"context": context}
+        words = (padding_mode, softmax, renorm_padding, context)
+        problem = problem_of(self.dim, channels, heads, kernel_size, stride, padding, dilation, bias, *words)
+        more: dict[str, Any] = {"predictor": int(predictor is None)}
         if boolean("in_proj", in_proj) and predictor is None:
-            special |= {"in_proj": 1}
+            more |= {"in_proj": 1}
         if query_channels is not None and predictor is None:
-            special |= {"query": integer("query_channels", query_channels, 1)}
+            more |= {"query": integer("query_channels", query_channels, 1)}
         if boolean("predictor_bias", predictor_bias):
-            special |= {"predictor_bias": 1}
-        problem = problem_of(self.dim, *numbers)
-        problem = replace(problem, special=tuple(sorted((dict(problem.special) | special).items())))
+            more |= {"predictor_bias": 1}
+        problem = replace(problem, special=tuple(sorted((dict(problem.special) | more).items())))
         if predictor is not None and predictor_bias:
             raise ValueError(
                 "`predictor_bias` (=True) belongs to the layer's own predictor; use False beside `predictor`."
@@ -79,9 +79,8 @@ class _DynamicConv(PlannedLayer):
         check(problem)
         super().__init__(given_problem(problem), padding)
         self._problem = problem
-        self.heads, self.softmax, self.renorm_padding, self.dropout = heads, softmax, renorm_padding, share
-        self.query_channels, self.context = query_channels, context
-        self.predicts_linearly = predictor is None
+        self.dropout = share
+        self._query_channels = query_channels
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         conv, outputs = _CONV[self.dim - 1], heads * prod(problem.kernel_size)
         self.in_proj: Any = conv(channels, channels, 1, **factory) if in_proj else None
@@ -95,6 +94,36 @@ class _DynamicConv(PlannedLayer):
     def problem(self) -> ConvProblem:
         """The numbers of this layer, without an input size, and with the predictor that is its own."""
         return self._problem
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self._problem.number("heads")
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the taps are normalised."""
+        return bool(self._problem["softmax"])
+
+    @property
+    def renorm_padding(self) -> bool:
+        """Whether taps on padding get no share."""
+        return bool(special(self._problem, "renorm_padding", 0))
+
+    @property
+    def context(self) -> str:
+        """What predicts a kernel: a position or the sequence."""
+        return str(special(self._problem, "context", "position"))
+
+    @property
+    def query_channels(self) -> int | None:
+        """Q of a query that must be given, or None."""
+        return self._query_channels
+
+    @property
+    def predicts_linearly(self) -> bool:
+        """Whether the predictor is the layer's own linear map."""
+        return bool(special(self._problem, "predictor", 0))
 
     def reset_parameters(self) -> None:
         """Draw the projections by Xavier's rule and set the biases to zero; a predictor from outside is left alone."""
@@ -151,7 +180,7 @@ class _DynamicConv(PlannedLayer):
             raise ValueError(f"`query` shape (={tuple(query.shape)}) must have a batch, {channels} channels and {at}.")
 
     def _convolved(self, plan: Plan, input: Tensor, kernels: Tensor) -> Tensor:
-        if not (self.dropout and self.training):
+        if not (self.training and self.dropout):
             return plan(input, kernels, self.bias)
         shares = kernels
         if self.softmax:
@@ -251,44 +280,17 @@ class DynamicConv1d(DynamicStreaming, _DynamicConv):
         Raises:
             ValueError: names or shapes that are not those of a dynamic convolution with that many heads.
         """
-        held = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-        known = {"weight_linear.weight", "weight_linear.bias", "conv_bias"}
-        if "weight_linear.weight" not in held or not held.keys() <= known:
-            raise ValueError(f"`state_dict` names (={sorted(held)}) must be among {sorted(known)}; see `prefix`.")
-        weight = held["weight_linear.weight"]
-        biases = held.get("weight_linear.bias")
-        c = weight.shape[1] if channels is None else channels
-        skip = c if in_proj else 0
-        kernel_size, left_over = divmod(weight.shape[0] - skip, integer("heads", heads, 1))
-        if left_over or kernel_size < 1:
-            raise ValueError(
-                f"`weight_linear.weight` shape (={tuple(weight.shape)}) must have {skip} rows and then a multiple of "
-                f"`heads` (={heads}); check `heads` and `in_proj`."
-            )
+        numbers, weights = from_weights(state_dict, heads, channels, prefix, in_proj=in_proj)
         layer = cls(
-            c,
-            kernel_size,
+            **numbers,
             padding=padding,
-            bias="conv_bias" in held,
-            device=weight.device,
-            dtype=weight.dtype,
             heads=heads,
             softmax=softmax,
             renorm_padding=renorm_padding,
             dropout=dropout,
-            query_channels=None if weight.shape[1] == c else weight.shape[1],
-            predictor_bias=biases is not None,
             in_proj=in_proj,
         )
-        own = {"predictor.weight": weight[skip:].unsqueeze(2)}
-        if in_proj:
-            own |= {"in_proj.weight": weight[:c].unsqueeze(2)}
-            own |= {"in_proj.bias": weight.new_zeros(c) if biases is None else biases[:c]}
-        if biases is not None:
-            own |= {"predictor.bias": biases[skip:]}
-        if "conv_bias" in held:
-            own |= {"bias": held["conv_bias"]}
-        layer.load_state_dict(own)
+        layer.load_state_dict(weights)
         return layer
 
 
@@ -353,8 +355,8 @@ class GivenKernels(PlannedLayer):
 
 def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> PlannedLayer:
     """The layer that computes ``problem``, with random weights; without a predictor, it is given kernels each time."""
-    special: dict[str, Any] = dict(problem.special)
-    if not special.get("predictor"):
+    words: dict[str, Any] = dict(problem.special)
+    if not words.get("predictor"):
         return GivenKernels(problem, device, dtype)
     return (DynamicConv1d, DynamicConv2d, DynamicConv3d)[problem.dim - 1](
         problem.in_channels,
@@ -367,10 +369,10 @@ def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) ->
         device,
         dtype,
         heads=problem.number("heads"),
-        softmax=bool(special["softmax"]),
-        renorm_padding=bool(special.get("renorm")),
-        query_channels=special.get("query"),
-        predictor_bias=bool(special.get("predictor_bias")),
-        context=special.get("context", "position"),
-        in_proj=bool(special.get("in_proj")),
+        softmax=bool(words["softmax"]),
+        renorm_padding=bool(words.get("renorm_padding")),
+        query_channels=words.get("query"),
+        predictor_bias=bool(words.get("predictor_bias")),
+        context=words.get("context", "position"),
+        in_proj=bool(words.get("in_proj")),
     )

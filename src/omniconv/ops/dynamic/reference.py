@@ -29,7 +29,7 @@ def _shares(problem: ConvProblem, weight: Tensor, in_size: tuple[int, ...]) -> T
     """Softmax over the taps; those on padding take no part where the problem asks for that."""
     taps = tuple(range(2, 2 + problem.dim))
     counted = torch.ones_like(weight)
-    if dict(problem.special).get("renorm"):
+    if dict(problem.special).get("renorm_padding"):
         ones = weight.new_ones(1, 1, *in_size)
         walks = [tapped(problem, ones, tap)[0, 0] for tap in product(*(range(k) for k in problem.kernel_size))]
         counted = (

@@ -18,7 +18,7 @@ from omniconv.core.register import Plan, planned, weight_of
 from omniconv.core.streaming import Streaming
 
 from .aten import normalized
-from .cost import HEAD_LAYOUTS
+from .cost import HEAD_LAYOUTS, special
 
 
 def _problem(
@@ -34,9 +34,9 @@ def _problem(
     softmax: Any,
     head_layout: Any,
 ) -> ConvProblem:
-    special: dict[str, Any] = {"heads": integer("heads", heads, 1), "softmax": int(boolean("softmax", softmax))}
+    own: dict[str, Any] = {"heads": integer("heads", heads, 1), "softmax": int(boolean("softmax", softmax))}
     if one_of("head_layout", head_layout, HEAD_LAYOUTS) != "block":
-        special |= {"head_layout": head_layout}
+        own |= {"head_layout": head_layout}
     c = integer("channels", channels, 1)
     return ConvProblem.of(
         "lightweight",
@@ -50,7 +50,7 @@ def _problem(
         c,
         bias=bias,
         padding_mode=padding_mode,
-        **special,
+        **own,
     )
 
 
@@ -93,7 +93,22 @@ class _LightweightConv(ConvLayer):
             head_layout,
         )
         super().__init__(problem, (heads, *problem.kernel_size), padding, device, dtype)
-        self.heads, self.softmax, self.dropout, self.head_layout = heads, softmax, share, head_layout
+        self.dropout = share
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.problem.number("heads")
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the taps are normalised."""
+        return bool(self.problem["softmax"])
+
+    @property
+    def head_layout(self) -> str:
+        """Which channels share a head."""
+        return str(special(self.problem, "head_layout", "block"))
 
     def reset_parameters(self) -> None:
         """Draw the weight by Xavier's rule on (H, 1, *K), as fairseq does, and set the bias to zero.
@@ -110,7 +125,7 @@ class _LightweightConv(ConvLayer):
         return self._through(self.plan, input)
 
     def _through(self, plan: Plan, input: Tensor) -> Tensor:
-        if not (self.dropout and self.training):
+        if not (self.training and self.dropout):
             return plan(input, self.weight, self.bias)
         weight = F.dropout(normalized(self.weight) if self.softmax else self.weight, self.dropout)
         return _normalized_plan(plan.problem)(input, weight, self.bias)
@@ -274,7 +289,6 @@ class LightweightConv3d(_LightweightConv):
 
 def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> _LightweightConv:
     """The layer that computes ``problem``, with random weights."""
-    special = dict(problem.special)
     return (LightweightConv1d, LightweightConv2d, LightweightConv3d)[problem.dim - 1](
         problem.in_channels,
         problem.kernel_size,
@@ -286,8 +300,8 @@ def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) ->
         device,
         dtype,
         heads=problem.number("heads"),
-        softmax=bool(special["softmax"]),
-        head_layout=str(special.get("head_layout", "block")),
+        softmax=bool(problem["softmax"]),
+        head_layout=str(special(problem, "head_layout", "block")),
     )
 
 
