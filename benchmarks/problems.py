@@ -61,7 +61,10 @@ class Benchmark:
         numbers = {"stride": problem.stride, "dilation": problem.dilation, "groups": problem.groups}
         pads = problem.pads()
         if problem.transposed:
-            numbers["output_padding"] = problem.output_padding
+            limits = map(max, problem.stride, problem.dilation)
+            if any(extra >= limit for extra, limit in zip(problem.appended, limits, strict=True)):
+                return None
+            numbers["output_padding"] = problem.appended
         even = all(before == after for before, after in pads) and problem.padding_mode == "zeros"
         if even:
             padding = tuple(before for before, _ in pads)
