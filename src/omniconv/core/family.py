@@ -62,7 +62,7 @@ class Setting:
         aliases: other names in use.
         summary: one sentence: what it is.
         build: the problem at a position; raises ``ValueError`` where the position breaks a rule.
-        matches: whether a problem of the family bears this name; the first setting that matches names it.
+        matches: whether a problem of the family bears this name.
         nearest: None where the position fits; else the nearest that does, and why it had to change.
         equals: what it equals exactly, and when.
     """
@@ -106,7 +106,7 @@ class Family:
         schema: the arguments of its operator: tensors first, then numbers.
         tensors: shape of each tensor argument, in schema order, for a problem with a known size; None: absent.
         numbers: the other arguments of the schema, in order, from the problem and the padding resolved for an input.
-        settings: its named settings; the first that matches names a problem, the last matches everything.
+        settings: its named settings; each problem of the family matches one.
         kernels: how it can be computed, fastest first; the last takes every problem.
         cost: its cost.
         cases: problem strings that tests, benchmarks and figures share, by name.
@@ -115,6 +115,7 @@ class Family:
         layers, functions: public names in ``layer.py``.
         batched: tensors that lose their first axis on an input without a batch.
         check: raises ``ValueError`` where the special numbers of a problem break the family's rules.
+        real_only: whether the formula has no meaning for complex numbers.
         outside: operators of others that compute the same, ``aten::convolution``; each to a function from a call's
             arguments by name, shapes for tensors, to the problem it solves, or None where it solves another's.
         tensor_names: names of the tensor arguments, in schema order; read from the schema at once, because Dynamo
@@ -137,6 +138,7 @@ class Family:
     path: Callable[[ConvProblem], tuple[ConvProblem, ...]] = field(default=lambda problem: (problem,))
     unbounded: Callable[[ConvProblem], str] = field(default=lambda problem: "")
     check: Callable[[ConvProblem], None] = field(default=lambda problem: None)
+    real_only: bool = False
     outside: Mapping[str, Callable[[Mapping[str, Any]], ConvProblem | None]] = field(default_factory=dict)
     tensor_names: tuple[str, ...] = field(init=False)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From record to running code, once for all families: operators, checks of tensors, and the call of the chosen kernel.
+"""From record to running code, once for all families: operators, and the call of the chosen kernel.
 
 Every kernel of every family is an operator ``omniconv::<family>.<kernel>`` with the record's schema. A kernel made of
 ATen calls is registered as a composite, so that gradients of every order, fakes, autocast and vmap are those of its
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .check import check_tensors
 from .choose import choose
-from .family import Family, Shape, families, family_of
+from .family import Family, families, family_of
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
@@ -24,7 +25,6 @@ Function = Callable[..., Tensor]
 
 _LIBRARY = torch.library.Library("omniconv", "DEF")
 _KERNELS: dict[tuple[str, str], tuple[Function, Any]] = {}
-_LOWERED = {torch.float32, torch.float16, torch.bfloat16}  # what autocast brings to one type
 
 
 def register(family: Family) -> None:
@@ -60,6 +60,8 @@ class Plan:
         input = tensors[0]
         names = self.family.tensor_names
         if not isinstance(input, Tensor):
+            if isinstance(input, torch.fx.Proxy):  # symbolic tracing knows no shapes: it records the operator
+                return self._operator(*tensors, *self._arguments(tensors))
             raise TypeError(f"`{names[0]}` (={type(input).__name__}) must be a torch.Tensor.")
         unbatched = input.dim() == self.problem.dim + 1
         if unbatched:
@@ -130,72 +132,12 @@ def planned(build: Callable[..., ConvProblem]) -> Callable[..., Plan]:
     return find
 
 
-def weight_of(name: str, weight: object, dims: int, layout: str) -> tuple[int, ...]:
-    """The shape of ``weight``, from which a function reads its channels and taps.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: not ``dims`` dimensions.
-    """
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"`{name}` (={type(weight).__name__}) must be a torch.Tensor.")
-    if weight.dim() != dims:
-        raise ValueError(f"`{name}` shape (={tuple(weight.shape)}) must have {dims} dimensions, {layout}.")
-    return tuple(weight.shape)
-
-
 def _likeness(tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
     return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
 
 
 def _kinds(value: Any) -> Any:
     return tuple([_kinds(v) for v in value]) if isinstance(value, tuple) else type(value)
-
-
-def check_tensors(family: Family, problem: ConvProblem, tensors: tuple[Tensor | None, ...]) -> None:
-    """Raise unless every tensor has the shape, type and device that the problem asks for.
-
-    Raises:
-        TypeError: not a tensor, not floating point, or dtypes that differ outside autocast.
-        ValueError: a shape or device that does not fit; the text names the one that would.
-    """
-    names = family.tensor_names
-    input: Any = tensors[0]
-    if input.dim() != problem.dim + 2:
-        raise ValueError(
-            f"`{names[0]}` has {input.dim()} dimensions and must have {problem.dim + 2} (n, c, {problem.dim} axes) or "
-            f"{problem.dim + 1} without a batch; its shape is {tuple(input.shape)}."
-        )
-    if input.shape[1] != problem.in_channels:
-        raise ValueError(
-            f"`{names[0]}` channels (={input.shape[1]}) must be `in_channels` (={problem.in_channels}); its shape is "
-            f"{tuple(input.shape)}, read as (n, c, *spatial)."
-        )
-    device = input.device.type
-    mixed = device != "meta" and torch.is_autocast_enabled(device)  # which raises for a device without autocast
-    expected = family.tensors(problem.at(tuple(input.shape[2:]), input.shape[0]))
-    for name, tensor in zip(names, tensors, strict=True):
-        shape = expected[name]
-        if tensor is None:
-            if shape is not None:
-                raise TypeError(f"`{name}` (=None) must be a torch.Tensor of shape {shape}.")
-            continue
-        _check_tensor(name, tensor, shape, input, mixed)
-
-
-def _check_tensor(name: str, tensor: Tensor, shape: Shape | None, input: Tensor, mixed: bool) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"`{name}` (={type(tensor).__name__}) must be a torch.Tensor.")
-    if shape is None:
-        raise ValueError(f"`{name}` (of shape {tuple(tensor.shape)}) has no place in this convolution; use None.")
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"`{name}` shape (={tuple(tensor.shape)}) must be {shape}.")
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        raise TypeError(f"`{name}` dtype (={tensor.dtype}) must be a floating-point type; use {name}.float().")
-    if tensor.dtype != input.dtype and not (mixed and {tensor.dtype, input.dtype} <= _LOWERED):
-        raise TypeError(f"`{name}` dtype (={tensor.dtype}) must be that of the input (={input.dtype}); use .to().")
-    if tensor.device != input.device:
-        raise ValueError(f"`{name}` device (={tensor.device}) must be that of the input (={input.device}); use .to().")
 
 
 for _family in families().values():

@@ -90,6 +90,7 @@ FAMILY = Family(
         "DeformableConv2d",
         "DeformableConv3d",
     ),
+    real_only=True,
     functions=("deform_conv1d", "deform_conv2d", "deform_conv3d"),
     batched=("input", "offset", "mask"),
     unbounded=_unbounded,

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import must_divide
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned, weight_of
+from omniconv.core.register import Plan, planned
 
 from .headed import DeformableConv1d, DeformableConv2d, DeformableConv3d
 

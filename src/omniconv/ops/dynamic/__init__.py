@@ -74,6 +74,7 @@ FAMILY = Family(
     cost=cost,
     cases=CASES,
     layers=("DynamicConv1d", "DynamicConv2d", "DynamicConv3d"),
+    real_only=True,
     functions=("dynamic_conv1d", "dynamic_conv2d", "dynamic_conv3d"),
     batched=("input", "weight"),
     unbounded=_unbounded,

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from omniconv.core.check import weight_of
 from omniconv.core.numbers import boolean, integer, one_of
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned, weight_of
+from omniconv.core.register import Plan, planned
 
 from .cost import CONTEXTS
 

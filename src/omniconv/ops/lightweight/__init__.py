@@ -78,6 +78,7 @@ FAMILY = Family(
     cost=cost,
     cases=CASES,
     layers=("LightweightConv1d", "LightweightConv2d", "LightweightConv3d"),
+    real_only=True,
     functions=("lightweight_conv1d", "lightweight_conv2d", "lightweight_conv3d"),
     check=check,
 )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer, PlannedLayer, draw
 from omniconv.core.numbers import integer
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import planned, weight_of
+from omniconv.core.register import planned
 from omniconv.ops.conv.layer import from_problem as conv_of
 
 from .cost import WEIGHTS, tensors

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import integer
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned, weight_of
+from omniconv.core.register import Plan, planned
 from omniconv.core.streaming import Streaming, StreamState, check_chunk
 
 from .overlap import overlap_map, overlap_verdict
