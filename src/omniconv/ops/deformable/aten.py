@@ -36,8 +36,6 @@ def gathered(
     padding_mode: str,
 ) -> Tensor:
     """Tap by tap, so that no more than one tap's samples are in memory; sums and coordinates in float32 at least."""
-    if input.is_complex():
-        raise TypeError(f"`input` dtype (={input.dtype}) must be real: offsets are positions; use torch.float32.")
     if padding_mode != "zeros":
         input, padding = pad(input, padding, padding_mode), (0,) * len(padding)
     dtype = torch.promote_types(input.dtype, torch.float32)

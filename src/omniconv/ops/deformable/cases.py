@@ -14,7 +14,7 @@ CASES = {
     "reflect": "deformable:n1_c2_o3_i5x6_k2x3_pad2x1_reflect_head=0_mask=0_offset-groups=1",
     "line": "deformable:n2_c4_o6_i11_k3_s2_d2_g2_pad2_b_head=0_mask=1_offset-groups=2",
     "volume": "deformable:n1_c2_o3_i4x3x5_k2x1x3_s1x2x1_pad1x0x1_b_head=0_mask=1_offset-groups=2",
-    "one_position": "deformable:n3_c4_o2_i1x1_k3x3_pad1_head=0_mask=0_offset-groups=1",
+    "one_position": "deformable:n3_c2_o3_i1x1_k1x3_pad0x1_head=0_mask=0_offset-groups=1",
     "with_head": "deformable:n2_c4_o5_i6x7_k3x2_pad1_head=1_mask=1_offset-groups=2",
     "empty_batch": "deformable:n0_c4_o2_i5x5_k2x2_pad1_b_head=0_mask=1_offset-groups=2",
 }

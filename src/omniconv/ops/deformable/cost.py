@@ -53,7 +53,7 @@ def cost(problem: ConvProblem) -> Cost:
         letters,
         params="O*C//G*K",
         macs="N*P*O*C//G*K",
-        inputs="N*C*I+N*D*P",
+        inputs="N*C*I + N*D*P",
         outputs="N*O*P",
         bias="O" if problem.bias else "0",
         bias_adds="N*P*O" if problem.bias else "0",

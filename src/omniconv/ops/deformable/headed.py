@@ -97,8 +97,6 @@ class _DeformableConv(ConvLayer):
         )
         shape = (problem.out_channels, problem.in_channels // problem.groups, *problem.kernel_size)
         super().__init__(problem, shape, padding, device, dtype)
-        self.offset_groups = offset_groups
-        self.mask = mask
         self.mask_scale = mask_scale
         self.conv_offset = (Conv1d, Conv2d, Conv3d)[self.dim - 1](
             in_channels,
@@ -113,6 +111,16 @@ class _DeformableConv(ConvLayer):
             dtype=dtype,
         )
         self.reset_head()
+
+    @property
+    def offset_groups(self) -> int:
+        """Groups of channels that share their offsets."""
+        return self.problem.number("offset_groups")
+
+    @property
+    def mask(self) -> bool:
+        """Whether each tap is weighted."""
+        return bool(self.problem["mask"])
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as torch does for its convolutions, and let every offset start at 0."""
