@@ -23,6 +23,10 @@ def pad(input: Tensor, padding: Sequence[int], padding_mode: str) -> Tensor:
 
 def _turned(input: Tensor, axis: int, before: int, after: int) -> Tensor:
     """The end of an axis put before it and its start after it. ``F.pad`` would lose a channels-last layout."""
+    if any(isinstance(amount, torch.SymInt) for amount in (before, after)):
+        # an export would keep for every size the answer to whether the piece before is empty
+        around = torch.arange(-before, input.shape[axis] + after, device=input.device) % input.shape[axis]
+        return input.index_select(axis, around)
     pieces = [input.narrow(axis, input.shape[axis] - before, before)] if before else []
     pieces += [input, input.narrow(axis, 0, after)] if after else [input]
     return torch.cat(pieces, dim=axis) if len(pieces) > 1 else input

@@ -87,7 +87,8 @@ def gather_pair(entry: AxisPadding, size: int | None, kernel: int, stride: int, 
     elif size is None:
         return None
     else:
-        total = max((-(-size // stride) - 1) * stride + span - size, 0)
+        total = span - 1 - (size - 1) % stride  # as in the table, in a form whose bounds a trace can prove
+        total = total if span >= stride else max(total, 0)
     lower = total - total // 2 if entry == "same_lower" else total // 2
     return (lower, total - lower)
 
