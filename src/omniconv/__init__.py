@@ -7,14 +7,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "compare": "analysis.compare",
+    "compare": "analysis.comparison.compare",
     "cost": "analysis.cost",
-    "effective_receptive_field": "analysis.effective",
-    "explain": "analysis.explain",
+    "effective_receptive_field": "analysis.field.effective",
+    "explain": "analysis.explanation.explain",
     "functional": "functional",
     "nn": "nn",
-    "profile": "analysis.profile",
-    "receptive_field": "analysis.receptive_field",
+    "profile": "analysis.profiling.profile",
+    "receptive_field": "analysis.field.receptive_field",
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from omniconv.analysis.effective import effective_receptive_field
-from omniconv.analysis.receptive_field import receptive_field
+from omniconv.analysis.field.effective import effective_receptive_field
+from omniconv.analysis.field.receptive_field import receptive_field
 from tolerance import assert_close
 
 

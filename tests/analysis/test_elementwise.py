@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import omniconv
-from omniconv.analysis import elementwise
+from omniconv.analysis.profiling import elementwise
 
 
 class Run(nn.Module):

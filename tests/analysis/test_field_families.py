@@ -9,7 +9,7 @@ from torch import nn
 
 from omniconv import functional as OF
 from omniconv import nn as onn
-from omniconv.analysis.receptive_field import receptive_field
+from omniconv.analysis.field.receptive_field import receptive_field
 
 SHAPES = {1: (1, 8, 32), 2: (1, 8, 32, 32), 3: (1, 8, 16, 16, 16)}
 

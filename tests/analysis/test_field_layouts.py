@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from omniconv.analysis.receptive_field import receptive_field
+from omniconv.analysis.field.receptive_field import receptive_field
 
 MAP = (1, 4, 32, 32)
 

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from torch import nn
 
-from omniconv.analysis import field_rules, reads
-from omniconv.analysis.field_rules_windows import channels_mixed, windowed
-from omniconv.analysis.receptive_field import receptive_field
+from omniconv.analysis.field import reads
+from omniconv.analysis.field import rules as field_rules
+from omniconv.analysis.field.receptive_field import receptive_field
+from omniconv.analysis.field.rules_windows import channels_mixed, windowed
 
 CHANNELS = 2
 SIZES = {1: (160,), 2: (96, 90)}

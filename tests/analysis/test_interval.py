@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from omniconv.analysis import reads
-from omniconv.analysis.interval import IntervalMap, StridesDifferError, TooManyPhasesError, hull, join
-from omniconv.analysis.reads import Reads
+from omniconv.analysis.field import reads
+from omniconv.analysis.field.interval import IntervalMap, StridesDifferError, TooManyPhasesError, hull, join
+from omniconv.analysis.field.reads import Reads
 
 WHERE = range(-25, 26)
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import omniconv
 from analysis import networks
-from omniconv.analysis import watch
+from omniconv.analysis.profiling import watch
 
 
 class Functional(nn.Module):

@@ -15,9 +15,9 @@ from torch import nn
 
 import omniconv
 from omniconv.analysis.machine import Machine
-from omniconv.analysis.profile_groups import together
-from omniconv.analysis.profile_time import WHOLE
-from omniconv.analysis.replay import Recipe, Spec
+from omniconv.analysis.profiling.groups import together
+from omniconv.analysis.profiling.replay import Recipe, Spec
+from omniconv.analysis.profiling.times import WHOLE
 from omniconv.analysis.timing import interleaved
 
 MACHINE = Machine("some processor", "cpu", "float32", 1, "2.13", 1e11, ((1e3, 1e10), (1e9, 1e10)))
@@ -193,7 +193,7 @@ def test_times(monkeypatch):
             call()
         return interleaved(dict.fromkeys(calls, int), clock=lambda: next(clock) * 1e-3, seconds=1.0)
 
-    monkeypatch.setattr("omniconv.analysis.profile_time.interleaved", fake)
+    monkeypatch.setattr("omniconv.analysis.profiling.times.interleaved", fake)
     model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), omniconv.nn.Conv2d(3, 4, 1))
     model.train().append(nn.BatchNorm2d(4))
     kept = {name: t.clone() for name, t in model.state_dict().items()}

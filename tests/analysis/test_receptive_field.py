@@ -12,7 +12,7 @@ from torch import nn
 
 from analysis.networks import SqueezeExcite, mobilenet_v2
 from analysis.residual_networks import Block, resnet18, resnet50
-from omniconv.analysis.receptive_field import receptive_field
+from omniconv.analysis.field.receptive_field import receptive_field
 
 IMAGE = (1, 3, 64, 64)
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from omniconv.analysis.effective import effective_receptive_field
-from omniconv.analysis.receptive_field import receptive_field
+from omniconv.analysis.field.effective import effective_receptive_field
+from omniconv.analysis.field.receptive_field import receptive_field
 
 IMAGE = (1, 3, 16, 16)
 BOTH = [receptive_field, effective_receptive_field]

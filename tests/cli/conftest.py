@@ -44,6 +44,6 @@ def process():
 def machine(monkeypatch):
     """A machine of 100 GFLOP/s and 10 GB/s that takes no time to measure."""
     made = Machine("made up", "cpu", "float32", 1, "2", peak=1e11, bandwidths=((1e6, 1e10),), noise=0.01)
-    for where in ("measure", "machine"):
+    for where in ("comparison.measure", "machine"):
         monkeypatch.setattr(f"omniconv.analysis.{where}.measure_machine", lambda *a, **k: made)
     return made

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import omniconv
-from omniconv.analysis.comparison import Measured
-from omniconv.analysis.comparison_text import readings
+from omniconv.analysis.comparison.result import Measured
+from omniconv.analysis.comparison.text import readings
+from omniconv.analysis.comparison.verify import complaint
 from omniconv.analysis.timing import Timing
-from omniconv.analysis.verify import complaint
 from omniconv.core import register
 from omniconv.core.family import families, settings
 from omniconv.core.problem import ConvProblem
@@ -32,7 +32,7 @@ def clock(monkeypatch):
             found[name] = Timing.of([1e-3 * value for value in ms])
         return found
 
-    monkeypatch.setattr("omniconv.analysis.measure.interleaved", interleaved)
+    monkeypatch.setattr("omniconv.analysis.comparison.measure.interleaved", interleaved)
     return lasting
 
 
@@ -59,7 +59,7 @@ def test_every_layer_is_checked_bounded_and_timed(machine, clock):
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_dimensions_and_dtypes(machine, clock, monkeypatch, dim, dtype):
     made = dataclasses.replace(machine, dtype=dtype)
-    monkeypatch.setattr("omniconv.analysis.measure.measure_machine", lambda *a, **k: made)
+    monkeypatch.setattr("omniconv.analysis.comparison.measure.measure_machine", lambda *a, **k: made)
     found = omniconv.compare(4, 4, 5, dim=dim, heads=2, groups=2, dtype=dtype, channels_last=True, time=True)
     assert found.wrong == ()
     assert all(row.measured.time_ms for row in found.rows if row.available)
@@ -176,7 +176,7 @@ def test_a_large_problem_is_checked_on_a_part(monkeypatch):
     reference = families()["conv"].part("reference")
     honest = reference.reference
     monkeypatch.setattr(reference, "reference", lambda p, *t: seen.append(p) or honest(p, *t))
-    monkeypatch.setattr("omniconv.analysis.verify.MOST_MACS", 100_000)
+    monkeypatch.setattr("omniconv.analysis.comparison.verify.MOST_MACS", 100_000)
     with torch.no_grad():
         assert complaint(layer, torch.randn(4, 8, 64, 64), problem) == ""
     assert seen[0].batch == 1
@@ -195,7 +195,7 @@ def test_a_layer_that_cannot_run_says_why(machine, clock, monkeypatch):
 
 def test_threads_and_random_numbers_are_put_back(machine, clock, monkeypatch):
     two = dataclasses.replace(machine, threads=2)
-    monkeypatch.setattr("omniconv.analysis.measure.measure_machine", lambda *a, **k: two)
+    monkeypatch.setattr("omniconv.analysis.comparison.measure.measure_machine", lambda *a, **k: two)
     before, state = torch.get_num_threads(), torch.get_rng_state()
     omniconv.compare(4, 4, 6, only="standard", threads=2, time=True)
     assert torch.get_num_threads() == before
@@ -204,7 +204,7 @@ def test_threads_and_random_numbers_are_put_back(machine, clock, monkeypatch):
 
 def test_the_command_warns_of_noise(call, machine, clock, monkeypatch):
     noisy = dataclasses.replace(machine, noise=0.5)
-    monkeypatch.setattr("omniconv.analysis.measure.measure_machine", lambda *a, **k: noisy)
+    monkeypatch.setattr("omniconv.analysis.comparison.measure.measure_machine", lambda *a, **k: noisy)
     assert "warning: this machine is noisy" in call("compare 4 8 6 --only standard --time -q").stderr
     clock |= {"k3x3_pad1": (1, 9, 20)}
     assert "warning: too noisy to rank: standard." in call("compare 4 8 6 --only standard --time -q").stderr

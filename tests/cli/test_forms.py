@@ -150,7 +150,7 @@ def test_what_nobody_foresaw_is_one_line(call, monkeypatch):
     def broken(*arguments, **options):
         raise OverflowError("too much")
 
-    monkeypatch.setattr("omniconv.analysis.compare.compare", broken)
+    monkeypatch.setattr("omniconv.analysis.comparison.compare.compare", broken)
     result = call("compare 64 128 56")
     assert (result.exit_code, result.stderr) == (1, "Error: OverflowError: too much (-v shows where)\n")
     assert isinstance(call("compare 64 128 56 -v").exception, OverflowError)

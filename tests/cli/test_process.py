@@ -100,7 +100,7 @@ def test_a_closed_pipe_ends_quietly(process):
 
 def test_interrupt_exits_with_130():
     wait = "lambda *a, **k: print('ready', flush=True) or time.sleep(30)"
-    slow = f"import time, omniconv.analysis.compare as c; c.compare = {wait}"
+    slow = f"import time, omniconv.analysis.comparison.compare as c; c.compare = {wait}"
     child = subprocess.Popen(
         [sys.executable, "-c", f"{slow}; {MAIN}", "compare", "64", "128", "56"],
         stdout=subprocess.PIPE,

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from omniconv.analysis.arguments import arguments_of, first_tensor
+from omniconv.analysis.profiling.profile import profile
+from omniconv.analysis.profiling.result import Profile
 from omniconv.core.cost import Cost, Step
 from omniconv.core.family import family_of
-
-from .arguments import arguments_of, first_tensor
-from .profile import profile
-from .profile_result import Profile
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from importlib import metadata
 from typing import Any
 
 import omniconv
+from omniconv.analysis.comparison.compare import BYTES
 from omniconv.core.family import families
 from omniconv.core.numbers import one_of
 from omniconv.report.grid import Line, fields
 from omniconv.report.numbers import digits, percent, short
 from omniconv.report.result import Result
 from omniconv.report.words import say
-
-from .compare import BYTES
 
 # A requirement as metadata has it: `numpy>=1.26; extra == "examples"`.
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+).*?;.*extra == ['\"]([^'\"]+)['\"]")
@@ -102,7 +101,7 @@ def checkup(
         return Checkup(versions, None, (), None, kernels, _missing())
     if report is not None:
         report("measuring the machine")
-    from .machine import measure_machine
+    from omniconv.analysis.machine import measure_machine
 
     machine = measure_machine(dtype, device, threads).to_dict()
     return Checkup(versions, _torch(), _devices(), machine, kernels, _missing())

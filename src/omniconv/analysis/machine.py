@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .timing import NOISY, Clock, Timing, interleaved, synchronizer
+from omniconv.analysis.timing import NOISY, Clock, Timing, interleaved, synchronizer
 
 if TYPE_CHECKING:
     import torch

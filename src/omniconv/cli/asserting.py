@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from omniconv.analysis.profile_result import Profile
+    from omniconv.analysis.profiling.result import Profile
 
 QUANTITIES = ("params", "macs", "bytes", "flops", "other_ops", "activation_bytes", "time_ms")
 _RELATIONS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt, "==": operator.eq}

@@ -15,9 +15,9 @@ from .tail import DTYPES, NOISY, Tail, examples, tail
 from .values import AXES, call_of, raised
 
 if TYPE_CHECKING:
-    from omniconv.analysis.comparison import Comparison
+    from omniconv.analysis.comparison.result import Comparison
 
-# As omniconv.analysis.compare has it, which is loaded only to run.
+# As omniconv.analysis.comparison.compare has it, which is loaded only to run.
 SORTS = ("family", "params", "macs", "bytes", "flop_per_byte", "receptive_field", "bound", "time")
 EXAMPLES = examples(
     "compare 64 128 56",
@@ -57,7 +57,7 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
     byte; with --time also this machine's bound and the measured time against it. Where a convolution cannot fill the
     position, the nearest shape that it can fill is shown, with a note.
     """
-    from omniconv.analysis.compare import compare
+    from omniconv.analysis.comparison.compare import compare
 
     arguments = [options.pop(name) for name in ("in_channels", "out_channels", "size")]
     for name in ("only", "skip"):
@@ -103,7 +103,7 @@ def _warn(comparison: Comparison, tail: Tail) -> None:
 
 def _nearest(arguments: list[Any], options: dict[str, Any]) -> str:
     """The legal call that is nearest: numbers raised, names mended, and what else a flag needs."""
-    from omniconv.analysis.compare import closest, compare
+    from omniconv.analysis.comparison.compare import closest, compare
 
     def mended(names: list[str] | None) -> list[str] | None:
         return [close for close in map(closest, names) if close] if names else None

@@ -47,7 +47,7 @@ def command(*, family: str, tail: Tail, **options: Any) -> None:
 
     FAMILY is a name or alias that `omniconv families` lists. IN and OUT are channels, SIZE input positions (56, 56x48).
     """
-    from omniconv.analysis.explain import explain
+    from omniconv.analysis.explanation.explain import explain
 
     arguments = [options.pop(name) for name in ("in_channels", "out_channels", "size")]
     try:
@@ -61,8 +61,8 @@ def command(*, family: str, tail: Tail, **options: Any) -> None:
 
 def _nearest(family: str, arguments: list[Any], options: dict[str, Any]) -> str:
     """The legal call that is nearest: another name, the numbers that the family asks for, or no number at all."""
-    from omniconv.analysis.compare import closest, position_of, setting_named
-    from omniconv.analysis.explain import DEFAULTS
+    from omniconv.analysis.comparison.compare import closest, position_of, setting_named
+    from omniconv.analysis.explanation.explain import DEFAULTS
 
     name = closest(family)
     if name is None:
@@ -86,7 +86,7 @@ def _nearest(family: str, arguments: list[Any], options: dict[str, Any]) -> str:
 
 def _call(name: str, arguments: list[Any], options: dict[str, Any]) -> str:
     """The call as typed, or nothing if it is not legal."""
-    from omniconv.analysis.explain import explain
+    from omniconv.analysis.explanation.explain import explain
 
     with suppress(ValueError, TypeError):
         explain(name, *arguments, **options | {"proof": False})

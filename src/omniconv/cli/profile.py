@@ -73,7 +73,7 @@ def command(
 def _profile(model: Any, input: Any, time: bool, depth: int | None, threads: int | None, tail: Tail) -> Any:
     import torch
 
-    from omniconv.analysis.profile import profile
+    from omniconv.analysis.profiling.profile import profile
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every convolution at one layer position: counted, measured, shown."""
