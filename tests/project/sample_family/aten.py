@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import comb
 
+import torch
 from torch import Tensor
 
 from omniconv.core.convolve import convolve
@@ -19,6 +20,7 @@ def depthwise(
     channels = input.shape[1]
     weight = input.new_ones(channels, 1, *[1] * len(kernel_size))
     for axis, k in enumerate(kernel_size):
-        row = input.new_tensor([comb(k - 1, t) / 2 ** (k - 1) for t in range(k)])
+        binomial = [comb(k - 1, t) / 2 ** (k - 1) for t in range(k)]
+        row = torch.tensor(binomial, dtype=input.dtype, device=input.device)
         weight = weight * row.view(-1, *[1] * (len(kernel_size) - 1 - axis))
     return convolve(pad(input, padding, "zeros"), weight, None, stride, 0, dilation, channels)
