@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output has the shape that the problem says, with a batch, without one, and where there is no data at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from contract.problems import CASES, CHOSEN, each, expected, grown, halves
+from omniconv.core.family import family_of
+from omniconv.core.problem import ConvProblem
+from omniconv.core.register import Plan
+
+
+def check_shape(problem, plan_for):
+    want = (problem.batch, problem.out_channels, *problem.out_size)
+    tensors = halves(problem)
+    got = tuple(plan_for(problem)(*tensors).shape)
+    assert got == want, f"output shape {got}, and the problem says {want}"
+    formula = tuple(expected(problem, tensors).shape)
+    assert formula == want, f"the reference gives {formula}, and the problem says {want}"
+
+
+def check_unbatched(problem, plan_for):
+    """An input without a batch gives what a batch of one gives, without its first axis."""
+    family, one = family_of(problem), problem.at(problem.in_size, 1)
+    tensors = halves(one)
+    plan = plan_for(one)
+    named = zip(family.tensor_names, tensors, strict=True)
+    bare = [t.squeeze(0) if t is not None and name in family.batched else t for name, t in named]
+    got, want = plan(*bare), plan(*tensors).squeeze(0)
+    assert got.shape == want.shape, f"shape {tuple(got.shape)}, not {tuple(want.shape)}"
+    assert torch.equal(got, want), "an input without a batch gives other values"
+
+
+def check_without_data(problem, plan_for):
+    """Meta and fake tensors give the output's shape, type, device and strides without computing it."""
+    tensors = halves(problem, torch.float32)
+    real = plan_for(problem)(*tensors)
+    meta = plan_for(problem)(*[t if t is None else t.to("meta") for t in tensors])
+    with FakeTensorMode() as mode:
+        fake = plan_for(problem)(*[t if t is None else mode.from_tensor(t) for t in tensors])
+    assert meta.device.type == "meta", f"device {meta.device}, not meta"
+    assert fake.device.type == "cpu", f"device {fake.device}, not cpu"
+    for kind, output in (("meta", meta), ("fake", fake)):
+        assert output.shape == real.shape, f"{kind} shape {tuple(output.shape)}, not {tuple(real.shape)}"
+        assert output.dtype == real.dtype, f"{kind} dtype {output.dtype}, not {real.dtype}"
+        assert output.stride() == real.stride(), f"{kind} strides {output.stride()}, not {real.stride()}"
+
+
+def check_string(problem, plan_for):
+    """The problem's string names the same problem."""
+    again = ConvProblem.parse(str(problem))
+    assert again == problem, f"{problem} parses to {again}"
+    assert hash(again) == hash(problem), "equal problems with unequal hashes"
+
+
+def check_empty_axis(problem, plan_for):
+    """An input without positions is refused by name, before anything is computed."""
+    one = problem.at(tuple(max(size, 2) for size in problem.in_size), 1)
+    for axis in range(problem.dim):
+        input, *rest = halves(one)
+        with pytest.raises(ValueError, match=rf"`input` size \(=0\) on spatial axis {axis} .*use 1 or more"):
+            plan_for(problem)(input.narrow(axis + 2, 0, 0), *rest)
+
+
+@each(CASES)
+def test_shape(case):
+    check_shape(case.problem, case.plan_for)
+    check_shape(grown(case.problem), case.plan_for)
+
+
+@each(CASES)
+def test_unbatched(case):
+    check_unbatched(case.problem, case.plan_for)
+
+
+@each(CASES)
+def test_without_data(case):
+    check_without_data(case.problem, case.plan_for)
+
+
+@each(CHOSEN)
+def test_string(case):
+    check_string(case.problem, case.plan_for)
+
+
+@pytest.mark.pitfall(43)
+@each(CASES)
+def test_empty_axis(case):
+    check_empty_axis(case.problem, case.plan_for)
+
+
+@each(CHOSEN)
+def test_fixed_numbers_do_not_depend_on_the_input(case):
+    """What a plan computes once holds for every input that it will meet."""
+    plan = Plan(case.problem)
+    if plan._numbers is not None:
+        for one in (case.problem, grown(case.problem)):
+            assert plan._numbers == case.family.numbers(one, one.in_size)
