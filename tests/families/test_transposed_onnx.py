@@ -16,7 +16,11 @@ import omniconv.functional as OF
 from tolerance import assert_close
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
-CONVERTED = ("pytorch-converted/test_ConvTranspose2d", "pytorch-converted/test_ConvTranspose2d_no_bias")
+CONVERTED = (
+    "pytorch-converted/test_ConvTranspose2d",
+    "pytorch-converted/test_ConvTranspose2d_no_bias",
+    "pytorch-operator/test_operator_convtranspose",
+)
 RULES = {b"SAME_UPPER": "tf_same", b"SAME_LOWER": "same_lower", b"VALID": "valid"}
 
 
