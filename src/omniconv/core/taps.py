@@ -82,7 +82,13 @@ def count_products(problem: ConvProblem) -> Count:
 
 @dataclass(frozen=True)
 class AxisField:
-    """Input positions that reach one output along an axis: how many, the step between outputs, the first."""
+    """Input positions that reach one output along an axis.
+
+    Attributes:
+        size: positions from the first to the last; of several phases, the most.
+        stride: step from one output to the next.
+        start: the first position that an output of the first period reaches; below 0 it lies in the padding.
+    """
 
     size: int
     stride: Fraction
@@ -91,31 +97,31 @@ class AxisField:
 
 def axis_field(problem: ConvProblem, axis: int) -> AxisField:
     """The receptive field of one convolution along ``axis``; its largest phase where a transposed one has several."""
-    kernel, stride, dilation = problem.kernel_size[axis], problem.stride[axis], problem.dilation[axis]
-    before = problem.pads()[axis][0]
-    if not problem.transposed:
-        return AxisField(problem.span[axis], Fraction(stride), -before)
-    sizes, starts = [], []
-    for phase in range(stride):
-        reached = [
-            (phase + before - dilation * k) // stride
-            for k in range(kernel)
-            if (phase + before - dilation * k) % stride == 0
-        ]
-        sizes.append(max(reached) - min(reached) + 1 if reached else 0)
-        starts += [min(reached)] if reached else []
-    return AxisField(max(sizes), Fraction(1, stride), min(starts))
+    return _field((problem,), axis)
 
 
 def field_of_path(path: tuple[ConvProblem, ...]) -> tuple[AxisField, ...]:
-    """The receptive field of convolutions in sequence, per axis, first to last."""
-    result = []
-    for axis in range(path[0].dim):
-        size, stride, start = 1, Fraction(1), Fraction(0)
-        for problem in path:
-            own = axis_field(problem, axis)
-            size += int((own.size - 1) * stride)
-            start += own.start * stride
-            stride *= own.stride
-        result.append(AxisField(size, stride, int(start)))
-    return tuple(result)
+    """The receptive field of convolutions in sequence, first to last, per axis; of several phases the largest."""
+    return tuple(_field(path, axis) for axis in range(path[0].dim))
+
+
+def _field(path: tuple[ConvProblem, ...], axis: int) -> AxisField:
+    phases = prod(problem.stride[axis] for problem in path if problem.transposed)
+    reached = [found for found in (_reached(path, axis, phase) for phase in range(phases)) if found]
+    strides = (Fraction(problem.stride[axis]) for problem in path)
+    jump = prod(1 / s if problem.transposed else s for s, problem in zip(strides, path, strict=True))
+    size = max((max(found) - min(found) + 1 for found in reached), default=0)
+    return AxisField(size, Fraction(jump), min(map(min, reached), default=0))
+
+
+def _reached(path: tuple[ConvProblem, ...], axis: int, output: int) -> set[int]:
+    """Input positions of the first convolution whose products end in ``output`` of the last."""
+    reached = {output}
+    for problem in reversed(path):
+        stride, before = problem.stride[axis], problem.pads()[axis][0]
+        offsets = [problem.dilation[axis] * k - before for k in range(problem.kernel_size[axis])]
+        if problem.transposed:
+            reached = {(p - o) // stride for p in reached for o in offsets if (p - o) % stride == 0}
+        else:
+            reached = {stride * p + o for p in reached for o in offsets}
+    return reached
