@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import pickle
 import re
 
@@ -240,6 +241,7 @@ COSTS = {
     "deformable:n1_c64_o128_i56x56_k3x3_pad1_head=0_mask=0_offset-groups=1": (73_728, 231_211_008),
     "deformable:n1_c16_o32_i20x24_k3x3_pad1_head=1_mask=0_offset-groups=1": (7_200, 3_456_000),
     "deformable:n1_c16_o32_i20x24_k3x3_pad1_head=1_mask=1_offset-groups=1": (8_496, 4_078_080),
+    "deformable:n1_c4_o6_i5x4x6_k3x1x2_b_head=1_mask=0_offset-groups=2": (150 + 900, 8_640 + 51_840),
     "deformable:n2_c8_o4_i9_k3_s2_pad1_b_head=1_mask=1_offset-groups=4": (100 + 600, 960 + 5_760),
 }
 
@@ -250,7 +252,7 @@ def test_cost(text):
     problem = ConvProblem.parse(text)
     cost = family_of(problem).cost(problem)
     assert (cost.params, cost.macs) == COSTS[text]
-    taps, outs = 9 if problem.dim == 2 else 3, torch.Size(problem.out_size).numel()
+    taps, outs = math.prod(problem.kernel_size), math.prod(problem.out_size)
     assert cost.sampling == problem.batch * outs * taps * problem.in_channels * 2**problem.dim
 
 

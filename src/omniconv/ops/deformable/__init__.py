@@ -55,9 +55,8 @@ def _unbounded(problem: ConvProblem) -> str:
 
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, groups, mode."""
-    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
     groups = problem.groups, problem.number("offset_groups")
-    return problem.stride, flat, problem.dilation, *groups, problem.padding_mode
+    return problem.stride, problem.flat_pads(in_size), problem.dilation, *groups, problem.padding_mode
 
 
 FAMILY = Family(
