@@ -32,3 +32,14 @@ def choose(problem: ConvProblem) -> Choice:
             return Choice(kernel, tuple(refused))
         refused.append((kernel.name, why))
     raise RuntimeError(f"every kernel of {problem.family!r} refused {problem}: {refused}")
+
+
+def needs_even_zeros(problem: ConvProblem) -> str | None:
+    """The ``refuse`` of kernels that hand the padding to ATen's convolution: zeros, one fixed number an axis."""
+    if problem.padding_mode != "zeros":
+        return f"ATen's convolution pads with zeros only, and the padding mode is {problem.padding_mode!r}."
+    if not problem.fixed_pads:
+        return "the padding depends on the input size, and ATen's convolution takes fixed numbers."
+    if any(before != after for before, after in problem.pads()):
+        return f"the padding {problem.pads()} is not the same on both sides, and ATen takes one number an axis."
+    return None

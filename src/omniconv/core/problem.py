@@ -135,6 +135,10 @@ class ConvProblem:
                 return value
         raise KeyError(f"{name!r} is not special to family {self.family!r}")
 
+    def get(self, name: str, default: Special) -> Special:
+        """The special value ``name``, or ``default`` where the problem does not say."""
+        return dict(self.special).get(name, default)
+
     def number(self, name: str) -> int:
         """The special value ``name``, which is a number."""
         value = self[name]
@@ -167,6 +171,10 @@ class ConvProblem:
                 raise ValueError(f"`padding` (={entry!r}) depends on the input size, which is not known yet; use at().")
             pairs.append(pair)
         return tuple(pairs)
+
+    def flat_pads(self, in_size: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The pads as a schema has them: before and after of the first axis, then of the next."""
+        return tuple(amount for pair in self.pads(in_size or None) for amount in pair)
 
     @property
     def fixed_pads(self) -> bool:

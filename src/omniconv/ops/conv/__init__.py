@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.numbers import divisors
 from omniconv.core.problem import ConvProblem
@@ -66,20 +67,9 @@ def _is_dilated(problem: ConvProblem) -> bool:
     return problem.groups == 1 and spread
 
 
-def _direct_refuses(problem: ConvProblem) -> str | None:
-    if problem.padding_mode != "zeros":
-        return f"ATen's convolution pads with zeros only, and the padding mode is {problem.padding_mode!r}."
-    if not problem.fixed_pads:
-        return "the padding depends on the input size, and ATen's convolution takes fixed numbers."
-    if any(before != after for before, after in problem.pads()):
-        return f"the padding {problem.pads()} is not the same on both sides, and ATen takes one number an axis."
-    return None
-
-
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, groups, mode."""
-    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
-    return problem.stride, flat, problem.dilation, problem.groups, problem.padding_mode
+    return problem.stride, problem.flat_pads(in_size), problem.dilation, problem.groups, problem.padding_mode
 
 
 FAMILY = Family(
@@ -139,7 +129,7 @@ FAMILY = Family(
         ),
     ),
     kernels=(
-        Kernel("direct", "ATen's convolution as it lies.", refuse=_direct_refuses),
+        Kernel("direct", "ATen's convolution as it lies.", refuse=needs_even_zeros),
         Kernel("padded", "the input padded first, then ATen's convolution without padding."),
     ),
     cost=cost,

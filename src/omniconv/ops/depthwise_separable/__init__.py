@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -30,14 +31,6 @@ def _at(position: Position) -> ConvProblem:
     )
 
 
-def _direct_refuses(problem: ConvProblem) -> str | None:
-    if problem.padding_mode != "zeros":
-        return f"ATen's convolution pads with zeros only, and the padding mode is {problem.padding_mode!r}."
-    if not problem.fixed_pads or any(before != after for before, after in problem.pads()):
-        return f"ATen's convolution takes one padding number an axis, and this padding is {problem.padding}."
-    return None
-
-
 def _check(problem: ConvProblem) -> None:
     if problem.groups != 1:
         raise ValueError(f"`groups` (={problem.groups}) must be 1: the depthwise part has its own; use 1.")
@@ -49,8 +42,7 @@ def _check(problem: ConvProblem) -> None:
 
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, mode."""
-    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
-    return problem.stride, flat, problem.dilation, problem.padding_mode
+    return problem.stride, problem.flat_pads(in_size), problem.dilation, problem.padding_mode
 
 
 FAMILY = Family(
@@ -73,7 +65,7 @@ FAMILY = Family(
         ),
     ),
     kernels=(
-        Kernel("direct", "two ATen convolutions, grouped and 1×1.", refuse=_direct_refuses),
+        Kernel("direct", "two ATen convolutions, grouped and 1×1.", refuse=needs_even_zeros),
         Kernel("padded", "the input padded first, then two ATen convolutions."),
     ),
     cost=cost,

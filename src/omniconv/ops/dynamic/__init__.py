@@ -7,7 +7,7 @@ from typing import Any
 
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
-from omniconv.ops.lightweight.cost import check_channels, nearest_heads, special
+from omniconv.ops.lightweight.cost import check_channels, nearest_heads
 
 from .cases import CASES
 from .cost import check, cost, for_all_positions, tensors
@@ -37,16 +37,15 @@ def _at(position: Position) -> ConvProblem:
 
 
 def _unbounded(problem: ConvProblem) -> str:
-    if for_all_positions(problem) and special(problem, "predictor", 0) and not special(problem, "query", 0):
+    if for_all_positions(problem) and problem.get("predictor", 0) and not problem.get("query", 0):
         return "the kernel is predicted from the mean over all positions"
     return ""
 
 
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, then words."""
-    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
-    words = bool(problem["softmax"]), bool(special(problem, "renorm_padding", 0)), problem.padding_mode
-    return problem.stride, flat, problem.dilation, *words
+    words = bool(problem["softmax"]), bool(problem.get("renorm_padding", 0)), problem.padding_mode
+    return problem.stride, problem.flat_pads(in_size), problem.dilation, *words
 
 
 FAMILY = Family(

@@ -10,7 +10,7 @@ from omniconv.core.cost import Cost, Step, letters_of, step_of
 from omniconv.core.numbers import integer, one_of
 from omniconv.core.problem import ConvProblem
 from omniconv.ops.conv.cost import cost as conv_cost
-from omniconv.ops.lightweight.cost import check_flag, check_heads, special
+from omniconv.ops.lightweight.cost import check_flag, check_heads
 
 CONTEXTS = ("position", "sequence")
 FLAGS = ("softmax", "renorm_padding", "predictor", "predictor_bias", "in_proj")
@@ -18,12 +18,12 @@ FLAGS = ("softmax", "renorm_padding", "predictor", "predictor_bias", "in_proj")
 
 def for_all_positions(problem: ConvProblem) -> bool:
     """Whether one kernel serves all positions of a sequence."""
-    return special(problem, "context", "position") == "sequence"
+    return problem.get("context", "position") == "sequence"
 
 
 def query_channels(problem: ConvProblem) -> int:
     """Channels that the kernels are predicted from."""
-    return integer("query", special(problem, "query", 0), 0) or problem.in_channels
+    return integer("query", problem.get("query", 0), 0) or problem.in_channels
 
 
 def check(problem: ConvProblem) -> None:
@@ -31,9 +31,9 @@ def check(problem: ConvProblem) -> None:
     check_heads(problem, ("heads", *FLAGS, "query", "context"))
     for name in FLAGS:
         check_flag(problem, name)
-    one_of("context", special(problem, "context", "position"), CONTEXTS)
+    one_of("context", problem.get("context", "position"), CONTEXTS)
     query_channels(problem)
-    if special(problem, "renorm_padding", 0):
+    if problem.get("renorm_padding", 0):
         if not problem["softmax"]:
             raise ValueError("`renorm_padding` (=True) must be False without softmax; use softmax=True.")
         if problem.padding_mode != "zeros":
@@ -41,12 +41,12 @@ def check(problem: ConvProblem) -> None:
                 f"`renorm_padding` (=True) must be False where padding holds data (`padding_mode` "
                 f"={problem.padding_mode!r}); use padding_mode='zeros'."
             )
-    if special(problem, "predictor", 0):
-        if not special(problem, "query", 0) and not for_all_positions(problem):
+    if problem.get("predictor", 0):
+        if not problem.get("query", 0) and not for_all_positions(problem):
             _check_positions(problem)
         return
     for name in ("predictor_bias", "in_proj", "query"):
-        if special(problem, name, 0):
+        if problem.get(name, 0):
             raise ValueError(f"`{name}` (={problem[name]}) belongs to a predictor; write `predictor=1`.")
 
 
@@ -74,7 +74,7 @@ def predictor(problem: ConvProblem) -> ConvProblem:
     """The pointwise convolution that predicts H·K numbers at each output position, or once for a sequence."""
     positions = (1,) * problem.dim if for_all_positions(problem) else problem.out_size
     outputs = problem.number("heads") * prod(problem.kernel_size)
-    biased = bool(special(problem, "predictor_bias", 0))
+    biased = bool(problem.get("predictor_bias", 0))
     return _pointwise(problem, query_channels(problem), outputs, biased, positions)
 
 
@@ -94,10 +94,10 @@ def cost(problem: ConvProblem) -> Cost:
         exponentials=kernels if problem["softmax"] else "0",
         walk=problem,
     )
-    if not special(problem, "predictor", 0):
+    if not problem.get("predictor", 0):
         return Cost(problem, (step,))
     steps: tuple[Step, ...] = ()
-    if special(problem, "in_proj", 0):
+    if problem.get("in_proj", 0):
         c = problem.in_channels
         steps += conv_cost(_pointwise(problem, c, c, True, problem.in_size or ()), "input projection").steps
     if for_all_positions(problem):
@@ -117,6 +117,6 @@ def given_problem(problem: ConvProblem) -> ConvProblem:
 
 def normalized_problem(problem: ConvProblem) -> ConvProblem:
     """The same problem on given kernels that are normalised already; renormed ones differ from position to position."""
-    own = ("heads",) if special(problem, "renorm_padding", 0) else ("context", "heads")
+    own = ("heads",) if problem.get("renorm_padding", 0) else ("context", "heads")
     kept = tuple((name, value) for name, value in problem.special if name in own)
     return replace(problem, special=(*kept, ("softmax", 0)))

@@ -17,7 +17,6 @@ from omniconv.core.numbers import boolean, fraction, integer
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan, planned
 from omniconv.ops.conv.layer import Conv1d, Conv2d, Conv3d
-from omniconv.ops.lightweight.cost import special
 
 from .aten import normalized
 from .cost import check, given_problem, normalized_problem
@@ -62,6 +61,8 @@ class _DynamicConv(PlannedLayer):
         predictor: nn.Module | None = None,
     ) -> None:
         share = fraction("dropout", dropout)
+        if predictor is not None and not isinstance(predictor, nn.Module):
+            raise TypeError(f"`predictor` (={type(predictor).__name__}) must be a torch.nn.Module or None.")
         words = (padding_mode, softmax, renorm_padding, context)
         problem = problem_of(self.dim, channels, heads, kernel_size, stride, padding, dilation, bias, *words)
         more: dict[str, Any] = {"predictor": int(predictor is None)}
@@ -108,12 +109,12 @@ class _DynamicConv(PlannedLayer):
     @property
     def renorm_padding(self) -> bool:
         """Whether taps on padding get no share."""
-        return bool(special(self._problem, "renorm_padding", 0))
+        return bool(self._problem.get("renorm_padding", 0))
 
     @property
     def context(self) -> str:
         """What predicts a kernel: a position or the sequence."""
-        return str(special(self._problem, "context", "position"))
+        return str(self._problem.get("context", "position"))
 
     @property
     def query_channels(self) -> int | None:
@@ -123,7 +124,7 @@ class _DynamicConv(PlannedLayer):
     @property
     def predicts_linearly(self) -> bool:
         """Whether the predictor is the layer's own linear map."""
-        return bool(special(self._problem, "predictor", 0))
+        return bool(self._problem.get("predictor", 0))
 
     def reset_parameters(self) -> None:
         """Draw the projections by Xavier's rule and set the biases to zero; a predictor from outside is left alone."""
@@ -138,8 +139,7 @@ class _DynamicConv(PlannedLayer):
     def forward(self, input: Tensor, query: Tensor | None = None) -> Tensor:
         if not isinstance(input, Tensor):
             raise TypeError(f"`input` (={type(input).__name__}) must be a torch.Tensor.")
-        if query is not None and not isinstance(query, Tensor):
-            raise TypeError(f"`query` (={type(query).__name__}) must be a torch.Tensor or None.")
+        self._check_kind(query)
         if input.dim() == self.dim + 1:
             return self.forward(input.unsqueeze(0), query if query is None else query.unsqueeze(0)).squeeze(0)
         positions = self.problem.out_size_of(tuple(input.shape[2:]))
@@ -167,6 +167,10 @@ class _DynamicConv(PlannedLayer):
                 f"{self.heads} heads and {prod(self.kernel_size)} taps at each output position."
             )
         return numbers.unflatten(1, taps)
+
+    def _check_kind(self, query: object) -> None:
+        if query is not None and not isinstance(query, Tensor):
+            raise TypeError(f"`query` (={type(query).__name__}) must be a torch.Tensor or None.")
 
     def _check_query(self, query: Tensor, positions: tuple[int, ...]) -> None:
         channels = self.query_channels or (self.in_channels if self.predicts_linearly else query.shape[1])

@@ -11,7 +11,7 @@ from torch import Tensor
 from omniconv.core.numbers import integer
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import planned
-from omniconv.core.streaming import StreamState, check_streamable, first_state, take
+from omniconv.core.streaming import StreamState, check_chunk, check_streamable, first_state, take
 
 if TYPE_CHECKING:
     from .layer import _DynamicConv as _Layer
@@ -57,9 +57,14 @@ class DynamicStreaming(_Layer):
         with a query takes the positions of it that belong to these outputs.
 
         Raises:
+            TypeError: a chunk or query that is no tensor, or a state that :meth:`initial_state` did not begin.
             ValueError: as :meth:`initial_state`; a chunk or a query that does not fit the state.
         """
         self._check_streams()
+        check_chunk(chunk, state, self.in_channels, self.problem.span[0] - 1)
+        if not isinstance(state, DynamicState):
+            raise TypeError(f"`state` (={type(state).__name__}) must be a DynamicState; use initial_state().")
+        self._check_kind(query)
         values = chunk if self.in_proj is None or chunk.shape[-1] == 0 else self.in_proj(chunk)
         window, done, rest = take(self.problem, state, values)
         most = self.problem.span[0] - 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
 from .cases import CASES
-from .cost import check, check_channels, cost, nearest_heads, special, tensors
+from .cost import check, check_channels, cost, nearest_heads, tensors
 
 
 def _at(position: Position) -> ConvProblem:
@@ -34,19 +35,17 @@ def _at(position: Position) -> ConvProblem:
     return problem
 
 
-def _direct_refuses(problem: ConvProblem) -> str | None:
-    if problem.padding_mode != "zeros":
-        return f"ATen's convolution pads with zeros only, and the padding mode is {problem.padding_mode!r}."
-    if not problem.fixed_pads or any(before != after for before, after in problem.pads()):
-        return f"ATen's convolution takes one padding number an axis, and this padding is {problem.padding}."
-    return None
-
-
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, then words."""
-    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
-    layout = special(problem, "head_layout", "block")
-    return problem.stride, flat, problem.dilation, bool(problem["softmax"]), layout, problem.padding_mode
+    layout = problem.get("head_layout", "block")
+    return (
+        problem.stride,
+        problem.flat_pads(in_size),
+        problem.dilation,
+        bool(problem["softmax"]),
+        layout,
+        problem.padding_mode,
+    )
 
 
 FAMILY = Family(
@@ -71,7 +70,7 @@ FAMILY = Family(
     ),
     kernels=(
         Kernel(
-            "direct", "each head's kernel repeated for its channels, then ATen's depthwise.", refuse=_direct_refuses
+            "direct", "each head's kernel repeated for its channels, then ATen's depthwise.", refuse=needs_even_zeros
         ),
         Kernel("padded", "the input padded first, then ATen's depthwise with each head's kernel repeated."),
     ),

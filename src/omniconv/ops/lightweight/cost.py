@@ -8,14 +8,9 @@ from dataclasses import replace
 from omniconv.core.cost import Cost, letters_of, step_of
 from omniconv.core.family import Position
 from omniconv.core.numbers import divisors, integer, must_divide, one_of
-from omniconv.core.problem import ConvProblem, Special
+from omniconv.core.problem import ConvProblem
 
 HEAD_LAYOUTS = ("block", "interleaved")
-
-
-def special(problem: ConvProblem, name: str, default: Special) -> Special:
-    """The special number ``name``, or ``default`` where the problem does not say it."""
-    return dict(problem.special).get(name, default)
 
 
 def check_channels(channels: int, out_channels: int) -> None:
@@ -44,7 +39,7 @@ def check_heads(problem: ConvProblem, known: tuple[str, ...]) -> None:
 
 def check_flag(problem: ConvProblem, name: str) -> None:
     """Raise unless the special number ``name`` is 0 or 1."""
-    value = special(problem, name, 0)
+    value = problem.get(name, 0)
     if value not in (0, 1):
         raise ValueError(f"`{name}` (={value}) must be 0 or 1 in a problem; use 0 or 1.")
 
@@ -53,7 +48,7 @@ def check(problem: ConvProblem) -> None:
     """Raise where the special numbers break the rules of this family."""
     check_heads(problem, ("heads", "softmax", "head_layout"))
     check_flag(problem, "softmax")
-    one_of("head_layout", special(problem, "head_layout", "block"), HEAD_LAYOUTS)
+    one_of("head_layout", problem.get("head_layout", "block"), HEAD_LAYOUTS)
 
 
 def nearest_heads(position: Position) -> tuple[Position, str] | None:

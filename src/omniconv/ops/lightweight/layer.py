@@ -19,7 +19,7 @@ from omniconv.core.register import Plan, planned
 from omniconv.core.streaming import Streaming
 
 from .aten import normalized
-from .cost import HEAD_LAYOUTS, special
+from .cost import HEAD_LAYOUTS
 
 
 def _problem(
@@ -109,7 +109,7 @@ class _LightweightConv(ConvLayer):
     @property
     def head_layout(self) -> str:
         """Which channels share a head."""
-        return str(special(self.problem, "head_layout", "block"))
+        return str(self.problem.get("head_layout", "block"))
 
     def reset_parameters(self) -> None:
         """Draw the weight by Xavier's rule on (H, 1, *K), as fairseq does, and set the bias to zero.
@@ -302,7 +302,7 @@ def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) ->
         dtype,
         heads=problem.number("heads"),
         softmax=bool(problem["softmax"]),
-        head_layout=str(special(problem, "head_layout", "block")),
+        head_layout=str(problem.get("head_layout", "block")),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -46,18 +47,9 @@ def check(problem: ConvProblem) -> None:
         )
 
 
-def _direct_refuses(problem: ConvProblem) -> str | None:
-    if problem.padding_mode != "zeros":
-        return f"ATen's convolution pads with zeros only, and the padding mode is {problem.padding_mode!r}."
-    if not problem.fixed_pads or any(before != after for before, after in problem.pads()):
-        return f"ATen's convolution takes one padding number an axis, and this padding is {problem.padding}."
-    return None
-
-
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, padding flat (before, after per axis), dilation, groups, mode."""
-    flat = tuple(p for pair in problem.pads(in_size or None) for p in pair)
-    return problem.stride, flat, problem.dilation, problem.groups, problem.padding_mode
+    return problem.stride, problem.flat_pads(in_size), problem.dilation, problem.groups, problem.padding_mode
 
 
 FAMILY = Family(
@@ -80,7 +72,7 @@ FAMILY = Family(
         ),
     ),
     kernels=(
-        Kernel("direct", "one ATen convolution per axis.", refuse=_direct_refuses),
+        Kernel("direct", "one ATen convolution per axis.", refuse=needs_even_zeros),
         Kernel("padded", "the axis of each pass padded first, then one ATen convolution per axis."),
     ),
     cost=cost,

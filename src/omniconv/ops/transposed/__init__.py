@@ -76,8 +76,7 @@ def _check(problem: ConvProblem) -> None:
 
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     """Schema arguments after the tensors: stride, crop flat (before, after per axis), appended, dilation, groups."""
-    flat = tuple(p for pair in problem.pads() for p in pair)
-    return problem.stride, flat, problem.appended, problem.dilation, problem.groups
+    return problem.stride, problem.flat_pads(), problem.appended, problem.dilation, problem.groups
 
 
 FAMILY = Family(
