@@ -323,3 +323,13 @@ def test_a_block_under_compile():
     for size in ((9, 8), (6, 11)):
         x = torch.randn(2, 4, *size)
         assert_equal(compiled(x), layer(x))
+
+
+def test_an_activation_may_be_a_function_with_arguments_bound():
+    leaky = partial(torch.nn.functional.leaky_relu, negative_slope=0.1)
+    layer = nn.DepthwiseSeparableConv2d(4, 4, 3, activation=leaky)
+    made = nn.DepthwiseSeparableConv2d(4, 4, 3, activation=partial(torch.nn.LeakyReLU, 0.1))
+    made.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 4, 6, 6)
+    assert torch.equal(layer(x), made(x))
+    assert bool((layer(x) < 0).any())

@@ -147,7 +147,8 @@ def _activation(name: str, given: Any) -> Callable[..., Any] | None:
         return given
     if not callable(given):
         raise TypeError(f"`{name}` (={given!r}) must be a module, its class, or a function of a tensor; use nn.ReLU.")
-    return given() if isinstance(given, type | partial) else given
+    makes = given.func if isinstance(given, partial) else given  # partial(nn.ReLU, inplace=True) makes a module
+    return given() if isinstance(makes, type) else given
 
 
 class DepthwiseSeparableConv1d(_DepthwiseSeparableConv):

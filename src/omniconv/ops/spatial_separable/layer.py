@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer, PlannedLayer, draw
-from omniconv.core.numbers import integer
+from omniconv.core.numbers import boolean, integer
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import planned
 from omniconv.ops.conv.layer import from_problem as conv_of
@@ -52,7 +52,7 @@ class _SpatialSeparableConv(PlannedLayer):
         mid_channels: int | None = None,
         depthwise: bool = False,
     ) -> None:
-        if depthwise:
+        if boolean("depthwise", depthwise):
             channels = integer("in_channels", in_channels, 1)
             if groups not in (1, channels):
                 raise ValueError(
