@@ -95,7 +95,7 @@ def test_a_size_is_needed_only_where_a_rule_asks_for_it():
     with pytest.raises(ValueError, match=re.escape("`padding` (='same_lower') depends on the input size")):
         strided.pads()
     with pytest.raises(ValueError, match=re.escape("`in_size` (=None) must be known for an output size; use at(")):
-        print(conv(1, 1, 3).out_size)
+        _ = conv(1, 1, 3).out_size
     assert transposed(1, 1, 3, 2, "tf_same").fixed_pads
 
 
@@ -180,8 +180,9 @@ def test_wrong_types_are_named(build, text):
 
 def test_it_imports_no_torch():
     script = (
-        "import sys; from omniconv.core.problem import ConvProblem as P; import omniconv.core.cost;"
-        "import omniconv.core.choose, omniconv.core.taps; print(P.parse('conv:c1_o2_i4_k3').out_size); assert 'torch' not in sys.modules"
+        "import sys; import omniconv.core.cost, omniconv.core.choose, omniconv.core.taps; "
+        "from omniconv.core.problem import ConvProblem; "
+        "print(ConvProblem.parse('conv:c1_o2_i4_k3').out_size); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "(2,)\n"
