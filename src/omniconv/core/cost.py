@@ -27,8 +27,8 @@ class Formula:
         """The exact integer."""
         tree = ast.parse(self.text, mode="eval")
         for node in ast.walk(tree):
-            if not isinstance(node, _ALLOWED):
-                raise ValueError(f"`text` (={self.text!r}) may hold only names, integers and + - * //.")  # noqa: TRY004
+            if not isinstance(node, _ALLOWED) or type(getattr(node, "value", 0)) is not int:
+                raise ValueError(f"`text` (={self.text!r}) may hold only names, integers and + - * //.")
         code = compile(tree, self.text, "eval")
         return int(eval(code, {"__builtins__": {}}, dict(self.letters)))  # noqa: S307  # only the nodes allowed above
 
