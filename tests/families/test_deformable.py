@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import omniconv.functional as OF
+from omniconv.core.family import family_of
 from omniconv.core.problem import ConvProblem
 from tolerance import assert_close, assert_equal
 
@@ -345,3 +346,14 @@ def test_outside_the_padding_of_every_mode_is_zero():
     for mode in ("reflect", "replicate", "circular"):
         got = OF.deform_conv2d(x, offset, weight, padding=((2, 1), (1, 2)), padding_mode=mode)
         assert_equal(got, OF.deform_conv2d(F.pad(x, (1, 2, 2, 1), mode=mode), offset, weight))
+
+
+@pytest.mark.pitfall(1)
+@pytest.mark.parametrize("shift", [-50.0, 50.0, float("inf"), -float("inf")])
+def test_infinite_data_is_not_read_from_outside(shift):
+    x = torch.tensor([[[float("inf"), 1.0, float("inf")]]], dtype=torch.float64)
+    offset, weight = torch.full((1, 1, 3), shift, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
+    problem = ConvProblem.parse("deformable:n1_c1_o1_i3_k1_head=0_mask=0_offset-groups=1")
+    zeros = torch.zeros(1, 1, 3, dtype=torch.float64)
+    assert torch.equal(OF.deform_conv1d(x, offset, weight), zeros)
+    assert torch.equal(family_of(problem).part("reference").reference(problem, x, offset, weight, None, None), zeros)

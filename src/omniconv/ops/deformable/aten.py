@@ -2,8 +2,8 @@
 """The deformable convolution out of ATen calls: gather rows of channels, weigh them, multiply by the tap's weights.
 
 Channels lie innermost, so that a corner of a sample is one contiguous row. The input is framed by zeros, one position
-before and two after each axis, and coordinates are clamped to [-1, size]: every corner then exists and reads what the
-border rule asks for, and clamping has the derivative that the rule has, 1 at exactly -1.
+before and two after each axis, and coordinates outside [-1, size] become size: every corner then exists and reads what
+the border rule asks for, and the derivative is the one that the rule has, 1 at exactly -1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def gathered(
     fractions = []
     for axis, pitch in enumerate(pitches):
         rest = _at_rest(axis, weight.shape[2:], outs, stride, padding, dilation, deltas)
-        at = (deltas[axis] + rest).clamp(-1, input.shape[2 + axis])
+        size = input.shape[2 + axis]
+        at = deltas[axis] + rest
+        at = torch.where(at < -1, size, at.clamp(-1, size))  # behind the end, where no corner is data that may be inf
         low = at.detach().floor()
         # NaN reads the frame, with weights that are NaN.
         index = index + (low.nan_to_num(-1) + 1).to(torch.int64) * pitch

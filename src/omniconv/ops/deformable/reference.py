@@ -31,7 +31,8 @@ def sampled(input: Tensor, positions: list[Tensor]) -> Tensor:
             inside &= (low + side >= 0) & (low + side < count)
             index = index * count + (low + side).nan_to_num(0).clamp(0, count - 1).long()
         value = flat.gather(2, index.flatten(1).unsqueeze(1).expand(-1, flat.shape[1], -1))
-        total = total + value.view_as(total) * inside.unsqueeze(1) * weight.unsqueeze(1)
+        data = torch.where(inside.unsqueeze(1), value.view_as(total), 0.0)
+        total = total + data * weight.unsqueeze(1)
     return total
 
 
