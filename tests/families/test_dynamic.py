@@ -118,7 +118,7 @@ def test_renormalized_taps_on_data_sum_to_one(dim):
 
 
 @pytest.mark.pitfall(24)
-def test_a_position_without_data_has_no_shares_and_no_nan():
+def test_a_position_without_data_gives_zero_and_no_nan():
     """At stride 4 with much padding a whole window can lie on padding: its output and its gradient are zero."""
     x, weight = reals(1, 2, 3).requires_grad_(), reals(1, 1, 2, 3).requires_grad_()
     output = OF.dynamic_conv1d(x, weight, padding=((5, 5),), stride=4, renorm_padding=True)

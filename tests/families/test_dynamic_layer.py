@@ -98,6 +98,8 @@ def test_counts():
     assert image.macs == 64 * 72 * 3136 + 1_806_336 == 16_257_024
     assert [step.name for step in image.steps] == ["predictor", "dynamic convolution"]
     assert image.exponentials == 8 * 9 * 3136
+    mean, *_ = family.cost(nn.DynamicConv1d(6, 3, context="sequence").problem.at((7,), 2)).steps
+    assert (mean.name, mean.inputs.value, mean.outputs.value, mean.macs.value) == ("mean over positions", 84, 12, 0)
     line = family.cost(setting.build(Position(64, 64, (100,), (7,), (1,), (1,))))
     assert (line.params, line.macs) == (3_584, 403_200)
 

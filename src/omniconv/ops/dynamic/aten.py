@@ -87,7 +87,7 @@ def normalized(
 ) -> Tensor:
     """Softmax of (n, h, *k, *p) over the taps, in float32 where the weight has fewer bits, and left in it.
 
-    With ``renorm`` the taps on padding get no share. A position whose taps all lie on padding has no shares at all.
+    With ``renorm`` taps on padding get no share, except where all of them lie there: those shares meet only zeros.
     """
     dim = len(stride)
     taps = weight.shape[2 : 2 + dim]
@@ -97,8 +97,7 @@ def normalized(
         return logits.softmax(2).unflatten(2, taps)
     inside = _inside(taps, in_size, stride, padding, dilation, weight.device)
     left_out = ~inside & inside.any(0, keepdim=True)
-    shares = torch.where(left_out, -torch.inf, logits).softmax(2)
-    return torch.where(inside, shares, 0).unflatten(2, taps)
+    return torch.where(left_out, -torch.inf, logits).softmax(2).unflatten(2, taps)
 
 
 def _inside(
