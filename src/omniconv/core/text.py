@@ -9,10 +9,12 @@ Letters as in docs/notation.md: n batch, c and o channels, i input positions, k 
 from __future__ import annotations
 
 import re
+from inspect import signature
 
 from .padding import AxisPadding
 from .problem import PADDING_MODES, ConvProblem, Special
 
+_OWN = signature(ConvProblem.of).parameters  # what no family can name something special
 _TOKEN = re.compile(r"^(pad|op|[ncoiksdg])(\d.*|(?<=pad)[a-z].*)$")
 
 
@@ -48,12 +50,13 @@ def parse_problem(text: str) -> ConvProblem:
     special: dict[str, Special] = {}
     for token in body.split("_"):
         match = _TOKEN.match(token)
-        if "=" in token:
-            name, value = token.split("=", 1)
-            special[name.replace("-", "_")] = int(value) if re.fullmatch(r"-?\d+", value) else value
-        elif token in ("t", "b"):
+        name, equals, value = token.partition("=")
+        name = name.replace("-", "_")
+        if equals and name.isidentifier() and name not in {*special, *_OWN}:
+            special[name] = int(value) if re.fullmatch(r"-?\d+", value) else value
+        elif token in ("t", "b") and token not in fields:
             fields[token] = ""
-        elif token in PADDING_MODES:
+        elif token in PADDING_MODES and "mode" not in fields:
             fields["mode"] = token
         elif match and match[1] not in fields:
             fields[match[1]] = match[2]
