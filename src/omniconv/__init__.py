@@ -9,8 +9,10 @@ __version__ = "0.1.0"
 _HOME = {
     "compare": "analysis.comparison.compare",
     "cost": "analysis.cost",
+    "doctor": "analysis.doctor",
     "effective_receptive_field": "analysis.field.effective",
     "explain": "analysis.explanation.explain",
+    "families": "analysis.catalogue",
     "functional": "functional",
     "nn": "nn",
     "profile": "analysis.profiling.profile",

@@ -57,6 +57,22 @@ def test_python_mirror_imports_no_torch(process):
     assert "depthwise-separable" in ran.stdout
 
 
+def test_every_command_has_its_python_mirror(process):
+    program = """
+import sys, omniconv
+from omniconv.cli import COMMANDS
+assert all(callable(getattr(omniconv, name)) for name in COMMANDS if name != "profile")
+assert set(COMMANDS) <= set(dir(omniconv))
+assert "torch" not in sys.modules
+assert callable(omniconv.profile)
+print([entry.family for entry in omniconv.families(dim=1).entries], omniconv.doctor.__name__)
+"""
+    ran = process(program)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("['standard', 'dilated'")
+    assert "spatial-separable" not in ran.stdout
+
+
 def test_python_dash_m(process):
     ran = subprocess.run(
         [sys.executable, "-m", "omniconv", "--version"], capture_output=True, text=True, check=False, timeout=60

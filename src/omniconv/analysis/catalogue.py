@@ -62,7 +62,7 @@ class Catalogue(Result):
         return [*lines, (), *((Span(text, "note"),) for text in wrapped(last, width))]
 
 
-def catalogue(dim: int | None = None) -> Catalogue:
+def families(dim: int | None = None) -> Catalogue:
     """Every convolution, or those that exist in ``dim`` dimensions."""
     if dim is not None and integer("dim", dim, 1) > 3:
         raise ValueError(f"`dim` (={dim}) must be 1, 2 or 3; use 3.")

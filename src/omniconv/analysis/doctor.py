@@ -78,7 +78,7 @@ class Checkup(Result):
         return fields(self.pairs(lang), width)
 
 
-def checkup(
+def doctor(
     device: str = "cpu",
     dtype: str = "float32",
     threads: int | None = None,

@@ -16,10 +16,10 @@ from .tail import DTYPES, NOISY, Tail, tail
 @tail
 def command(*, device: str, dtype: str, threads: int | None, tail: Tail) -> None:
     """Say what this machine can do at best, how steady it is, and what is missing. Measuring takes three seconds."""
-    from omniconv.analysis.doctor import checkup
+    from omniconv.analysis.doctor import doctor
 
     try:
-        found = checkup(device, dtype, threads, tail.progress)
+        found = doctor(device, dtype, threads, tail.progress)
     except (ValueError, TypeError) as error:
         raise Refused(str(error)) from error
     if found.machine is not None and found.machine["noise"] > NOISY:

@@ -13,6 +13,6 @@ from .tail import Tail, tail
 @tail
 def command(*, dim: int | None, tail: Tail) -> None:
     """List the convolutions: names, Korean names, aliases, dimensions, and what each equals exactly."""
-    from omniconv.analysis.catalogue import catalogue
+    from omniconv.analysis.catalogue import families
 
-    tail.emit(catalogue(dim))
+    tail.emit(families(dim))
