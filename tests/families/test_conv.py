@@ -10,6 +10,7 @@ import re
 import warnings
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -326,3 +327,11 @@ def test_each_layer_bears_the_name_of_its_setting():
         (nn.PointwiseConv2d(4, 4, dtype=torch.float16), "pointwise"),
     ]:
         assert family.setting_of(layer.problem).name == name
+
+
+def test_a_multiplier_from_numpy_is_a_plain_number_that_stays():
+    layer = nn.DepthwiseConv2d(4, 3, multiplier=np.int64(2))
+    assert type(layer.multiplier) is int
+    assert layer.out_channels == 8
+    with pytest.raises(AttributeError):
+        layer.multiplier = 3

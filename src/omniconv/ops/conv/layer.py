@@ -227,7 +227,11 @@ class _DepthwiseConv(_Conv):
         super().__init__(
             channels, outputs, kernel_size, stride, padding, dilation, channels, bias, padding_mode, device, dtype
         )
-        self.multiplier = multiplier
+
+    @property
+    def multiplier(self) -> int:
+        """Filters per channel."""
+        return self.out_channels // self.in_channels
 
 
 class DepthwiseConv1d(_DepthwiseConv):  # noqa: D101  # as its base

@@ -65,7 +65,6 @@ class _DepthwiseSeparableConv(PlannedLayer):
             depthwise_bias=int(boolean("depthwise_bias", depthwise_bias)),
         )
         super().__init__(problem, padding)
-        self.multiplier = multiplier
         for name, shape in list(tensors(problem).items())[1:]:
             parameter = None if shape is None else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
             self.register_parameter(name, parameter)
@@ -75,6 +74,11 @@ class _DepthwiseSeparableConv(PlannedLayer):
         self.activation = _activation("activation", activation)
         self.part_plans = tuple(Plan(part) for part in parts(problem))
         self.reset_parameters()
+
+    @property
+    def multiplier(self) -> int:
+        """Depthwise filters per channel."""
+        return self.problem.number("multiplier")
 
     def reset_parameters(self) -> None:
         """Draw the depthwise, then the pointwise weight and bias, each as torch draws those of a convolution."""
