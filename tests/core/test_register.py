@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``Plan`` and ``planned``: what is checked and when, calls without a batch, plans remembered by value and type."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import omniconv.functional as OF
+from omniconv import nn
+from omniconv.core.family import families
+from omniconv.core.observe import listening
+from omniconv.core.problem import ConvProblem
+from omniconv.core.register import Plan, operator, planned
+from tolerance import assert_close, assert_equal
+
+
+def plan_of(text="conv:c4_o6_k3x3_g2_pad1_b"):
+    return Plan(ConvProblem.parse(text))
+
+
+def tensors(dtype=torch.float32, batch=(2,)):
+    return torch.randn(*batch, 4, 5, 6, dtype=dtype), torch.randn(6, 2, 3, 3, dtype=dtype), torch.randn(6, dtype=dtype)
+
+
+def test_every_kernel_is_an_operator_with_the_schema_of_its_record():
+    for family in families().values():
+        for kernel in family.kernels:
+            schema = str(operator(family.name, kernel.name)._schema)
+            assert schema == f"omniconv::{family.name}.{kernel.name}{family.schema}"
+            assert family.tensor_names[0] == "input"
+
+
+def test_a_plan_runs_its_kernel_and_the_operator_computes_the_same():
+    plan, (x, weight, bias) = plan_of(), tensors(torch.float64)
+    want = torch.nn.functional.conv2d(x, weight, bias, padding=1, groups=2)
+    assert_equal(plan(x, weight, bias), want)
+    assert_equal(plan._operator(x, weight, bias, *plan.family.numbers(plan.problem, (5, 6))), want)
+
+
+def test_a_plan_copies_and_pickles_as_its_problem():
+    plan, given = plan_of(), tensors()
+    for other in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):  # noqa: S301  # made a moment ago
+        assert other.problem == plan.problem
+        assert other.choice == plan.choice
+        assert_equal(other(*given), plan(*given))
+
+
+def test_a_plan_refuses_the_numbers_that_its_family_refuses():
+    with pytest.raises(ValueError, match="`heads`"):
+        Plan(ConvProblem.parse("lightweight:c4_o4_k3_g4_head-layout=blocks_heads=3_softmax=1"))
+    with pytest.raises(ValueError, match=re.escape("`family` (='other') is not registered; use conv, transposed,")):
+        Plan(ConvProblem.parse("other:c4_o4_k3"))
+
+
+@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
+def test_without_a_batch_the_result_has_none(family):
+    problem = next(p for p in map(ConvProblem.parse, family.cases.values()) if p.batch > 1)
+    plan = Plan(problem)
+    given = {
+        name: None if shape is None else torch.randn(shape, dtype=torch.float64)
+        for name, shape in family.tensors(problem).items()
+    }
+    assert set(family.batched) <= set(given)
+    alone = {name: t[1] if name in family.batched and t is not None else t for name, t in given.items()}
+    assert_close(plan(*alone.values()), plan(*given.values())[1])
+
+
+WRONG = {
+    "not a tensor": (lambda x, w, b: (None, w, b), TypeError, "`input` (=NoneType) must be a torch.Tensor."),
+    "no weight": (lambda x, w, b: (x, None, b), TypeError, "`weight` (=None) must be a torch.Tensor of shape (6, 2"),
+    "no bias": (lambda x, w, b: (x, w, None), TypeError, "`bias` (=None) must be a torch.Tensor of shape (6,)."),
+    "an array": (lambda x, w, b: (x, w, b.numpy()), TypeError, "`bias` (=ndarray) must be a torch.Tensor."),
+    "dimensions": (lambda x, w, b: (x[0, 0], w, b), ValueError, "`input` has 2 dimensions and must have 4"),
+    "channels": (lambda x, w, b: (x[:, :3], w, b), ValueError, "`input` channels (=3) must be `in_channels` (=4"),
+    "weight": (lambda x, w, b: (x, w[:, :1], b), ValueError, "`weight` shape (=(6, 1, 3, 3)) must be (6, 2, 3, 3)."),
+    "bias": (lambda x, w, b: (x, w, b[:1]), ValueError, "`bias` shape (=(1,)) must be (6,)."),
+    "integers": (lambda x, w, b: (x.int(), w, b), TypeError, "`input` dtype (=torch.int32) must be a floating"),
+    "dtype": (lambda x, w, b: (x, w.half(), b), TypeError, "must be that of the input (=torch.float32); use .to()."),
+    "device": (lambda x, w, b: (x.to("meta"), w, b), ValueError, "`weight` device (=cpu) must be that of the input"),
+    "no positions": (lambda x, w, b: (x[..., :0], w, b), ValueError, "`input` size (=0) on spatial axis 1 must be at"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "text"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("used", [False, True], ids=["first", "after a good one"])
+def test_wrong_tensors_are_named_at_every_call(change, error, text, used):
+    plan, good = plan_of(), tensors()
+    if used:
+        plan(*good)
+    for _ in range(2):
+        with pytest.raises(error, match=re.escape(text)):
+            plan(*change(*good))
+    plan(*good)
+
+
+def test_a_tensor_without_a_place_is_refused():
+    x, weight, bias = tensors()
+    with pytest.raises(
+        ValueError, match=re.escape("`bias` (of shape (6,)) has no place in this convolution; use None.")
+    ):
+        plan_of("conv:c4_o6_k3x3_g2")(x, weight, bias)
+
+
+def test_a_type_mixed_under_autocast_is_not_taken_outside_it():
+    plan, (x, weight, bias) = plan_of(), tensors()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plan(x, weight.bfloat16(), bias).dtype == torch.bfloat16
+    for _ in range(2):
+        with pytest.raises(TypeError, match=re.escape("`weight` dtype (=torch.bfloat16) must be that of the input")):
+            plan(x, weight.bfloat16(), bias)
+
+
+def test_what_was_checked_is_remembered_within_bounds():
+    plan, (_, weight, bias) = plan_of(), tensors()
+    for height in range(1, 300):
+        plan(torch.ones(1, 4, height, 1), weight, bias)
+        plan(torch.ones(1, 4, height, 1), weight, bias)
+        assert len(plan._accepted) <= 256
+
+
+def test_a_plan_hears_a_listener_with_the_size_of_its_input():
+    seen, plan, given = [], plan_of(), tensors()
+
+    def listener(problem, _tensors, run):
+        seen.append(problem)
+        return run()
+
+    with listening(listener):
+        plan(*given)
+    assert seen == [plan.problem.at((5, 6), 2)]
+
+
+def counted():
+    """``planned`` over a build that counts its calls."""
+    built = []
+
+    @planned
+    def find(channels, stride, padding):
+        built.append((channels, stride, padding))
+        return ConvProblem.of("conv", 1, channels, channels, 3, stride, padding)
+
+    return find, built
+
+
+def test_the_same_arguments_are_planned_once():
+    find, built = counted()
+    assert find(4, 2, ((1, 0),)) is find(4, 2, ((1, 0),))
+    assert find(4, 2, ((1, 0),)) is not find(4, 2, ((0, 1),))
+    assert len(built) == 2
+
+
+@pytest.mark.parametrize("wrong", [1.0, True])
+def test_equal_values_of_another_type_are_not_taken_for_them(wrong):
+    find, _ = counted()
+    find(4, 1, ((1, 1),))
+    for _ in range(2):
+        with pytest.raises(TypeError, match=re.escape(f"`stride` (={wrong!r}) must be an integer")):
+            find(4, wrong, ((1, 1),))
+        with pytest.raises(TypeError, match=re.escape(f"`padding` (={wrong!r}) must be an integer")):
+            find(4, 1, ((1, wrong),))
+    x, weight = torch.ones(1, 1, 5), torch.ones(1, 1, 3)
+    OF.conv1d(x, weight, stride=1, padding=(1,), dilation=1, groups=1)
+    for name in ("stride", "padding", "dilation", "groups"):
+        with pytest.raises(TypeError, match=re.escape(f"`{name}`")):
+            OF.conv1d(x, weight, **{name: wrong})
+        if name != "groups":
+            with pytest.raises(TypeError, match=re.escape(f"`{name}`")):
+                OF.conv1d(x, weight, **{name: (wrong,)})
+
+
+def test_arguments_that_cannot_be_remembered_are_planned_each_time():
+    find, built = counted()
+    assert find(4, [1], [0]).problem == find(4, [1], [0]).problem
+    assert len(built) == 2
+    assert find(4, 1, 0).problem == find(4, [1], [0]).problem
+
+
+def test_an_error_is_not_remembered_as_a_plan():
+    find, built = counted()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="at least 1"):
+            find(4, 0, 0)
+    assert len(built) == 2
+
+
+def test_plans_are_forgotten_past_a_bound():
+    find, built = counted()
+    first = find(1, 1, 0)
+    for padding in range(1, 4097):
+        find(1, 1, padding)
+    assert find(1, 1, 0) is not first
+    assert len(built) == 4098
+
+
+def test_a_layer_that_gets_a_bias_gets_a_plan_that_has_one():
+    layer = nn.Conv1d(2, 2, 3, bias=False)
+    before = layer.plan
+    layer.bias = torch.nn.Parameter(torch.ones(2))
+    assert layer.plan.problem == replace(before.problem, bias=True)
