@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+
+from omniconv import compare
 
 # family: params, MACs, receptive field, channels out; of a 3×3 layer from 64 to 128 channels at 56×56
 KNOWN = {
@@ -174,6 +177,11 @@ def test_sort_puts_what_is_unavailable_last(call):
         ("compare 64 128 56 --only grouped --skip group", "leaves nothing", ""),
         ("compare 64 128 56 --sort tme", "`sort` (='tme')", "--sort time --time"),
         ("compare 64 128 56 --sort time", "needs times", "--sort time --time"),
+        ("compare 64 128 56 --only ,", "leaves nothing", "omniconv compare 64 128 56"),
+        ("compare 64 128 56 --device cuda", "`device` (='cuda') needs times", "--time --device cuda"),
+        ("compare 64 128 56 --channels-last", "`channels_last` (=True) needs times", "--time --channels-last"),
+        ("compare 64 128 56 --threads 2", "`threads` (=2) needs times", "--time --threads 2"),
+        ("compare 64 128 56 --threads 0", "`threads` (=0) must be at least 1", "--time --threads 1"),
         ("compare 64 128", "Missing argument 'SIZE'", ""),
         ("compare 64 128 big", "use 3 or 3x5", ""),
         ("compare 6.5 128 56", "'6.5' is not a valid integer", ""),
@@ -191,6 +199,23 @@ def test_wrong_values(call, line, said, instead):
     assert "Traceback" not in result.stderr
     if instead:
         assert result.stderr.rstrip().endswith(f"try: {instead}") or instead in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"only": 1}, "`only` and `skip` take names"),
+        ({"skip": [1]}, "must be a string"),
+        ({"time": "no"}, "`time` (='no') must be True or False"),
+        ({"channels_last": 1}, "`channels_last` (=1) must be True or False"),
+        ({"threads": "2"}, "`threads` (='2') must be an integer"),
+        ({"seconds": "2"}, "`seconds` (='2') must be a number"),
+        ({"seconds": True}, "`seconds` (=True) must be a number"),
+    ],
+)
+def test_wrong_types(arguments, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        compare(8, 8, 9, **arguments)
 
 
 def test_what_an_error_proposes_is_legal(call):

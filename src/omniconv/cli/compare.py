@@ -61,7 +61,8 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
 
     arguments = [options.pop(name) for name in ("in_channels", "out_channels", "size")]
     for name in ("only", "skip"):
-        options[name] = [part for given in options[name] for part in given.split(",") if part.strip()] or None
+        names = [part for given in options[name] for part in given.split(",") if part.strip()]
+        options[name] = names if options[name] else None
     try:
         comparison = compare(*arguments, **options, report=tail.progress)
     except (ValueError, TypeError) as error:
@@ -109,19 +110,20 @@ def _nearest(arguments: list[Any], options: dict[str, Any]) -> str:
         return [close for close in map(closest, names) if close] if names else None
 
     given = dict(zip(("in_channels", "out_channels", "size"), arguments, strict=True)) | options
-    better = {name: raised(value) for name, value in given.items() if name != "threads"}
+    better = {name: raised(value) for name, value in given.items()}
     better |= {"only": mended(options["only"]) or None, "skip": mended(options["skip"]) or None}
     if better["up"] > 1:
         better["stride"] = 1
     if isinstance(better["size"], tuple):
         better["size"] = better["size"][: options["dim"] or 3]
     with suppress(ValueError, TypeError):
-        compare(**better | {"time": False, "sort": None})
+        compare(**better | {"time": False, "sort": None, "device": "cpu", "channels_last": False, "threads": None})
         if better["sort"] is not None:
             keys = get_close_matches(better["sort"], SORTS, n=1)
             better["sort"] = keys[0] if keys else None
-            better["time"] = better["time"] or better["sort"] in ("bound", "time")
-        if better == {name: given[name] for name in better}:
+        about_times = (better["sort"] in ("bound", "time"), better["channels_last"], better["threads"] is not None)
+        better["time"] = better["time"] or any(about_times) or better["device"] != "cpu"
+        if better == given:
             better["device"] = "cpu"
         return call_of(click.get_current_context(), better)
     return ""

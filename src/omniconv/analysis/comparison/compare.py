@@ -12,7 +12,7 @@ from unicodedata import combining, normalize
 from omniconv.analysis.comparison.result import Comparison, Part, Row
 from omniconv.core.choose import choose
 from omniconv.core.family import Family, Position, Setting, settings
-from omniconv.core.numbers import integer, one_of, per_axis
+from omniconv.core.numbers import boolean, integer, one_of, per_axis
 from omniconv.core.problem import ConvProblem
 from omniconv.core.taps import field_of_path
 from omniconv.report.numbers import sizes
@@ -61,7 +61,8 @@ def compare(
         up: by how much the position enlarges: convolutions that cannot do so themselves read an enlarged input.
         only, skip: names (or aliases) to show, or not to.
         time: whether to measure.
-        device, dtype, channels_last, threads: how to measure; ``dtype`` also sets the bytes.
+        device, channels_last, threads: how to measure; an error without ``time``.
+        dtype: what to compute in, and for the bytes.
         sort: by what to sort: ``family``, ``params``, ``macs``, ``bytes``, ``flop_per_byte``, ``receptive_field``,
             ``bound`` or ``time``; None keeps the order of the documentation.
         seconds: for the timing of all layers together.
@@ -83,12 +84,12 @@ def compare(
             f"`up` (={scale}) and `stride` (={position.stride}) cannot both be above 1; use up=1 or stride=1."
         )
     itemsize = BYTES[one_of("dtype", dtype, tuple(BYTES))]
-    _check_sort(sort, time)
+    _check_timing(sort, time, str(device), channels_last, threads, seconds)
     names = chosen(only, skip)
     baseline = next(iter(settings().values()))[1]
     standard = baseline.build(enlarged(position, baseline, scale))
     rows = [_row(name, position, scale, itemsize) for name in names]
-    options = {"up": scale, "dtype": dtype, "device": device, "channels_last": channels_last}
+    options = {"up": scale, "dtype": dtype, "device": str(device), "channels_last": channels_last}
     comparison = Comparison(position, standard, tuple(rows), options)
     if time:
         from omniconv.analysis.comparison.measure import measured
@@ -162,7 +163,7 @@ def chosen(only: Names = None, skip: Names = None) -> list[str]:
     wanted, unwanted = (_names(n) for n in (only, skip))
     names = [name for name in settings() if (wanted is None or name in wanted) and name not in (unwanted or ())]
     if not names:
-        raise ValueError(f"`only` (={only!r}) without `skip` (={skip!r}) leaves nothing; use skip=None.")
+        raise ValueError(f"`only` (={only!r}) without `skip` (={skip!r}) leaves nothing; use None for either.")
     return names
 
 
@@ -243,19 +244,36 @@ def _sorted(rows: list[Row], sort: str | None) -> list[Row]:
     return sorted(rows, key=(lambda row: (False, row.family)) if sort == "family" else key)
 
 
-def _check_sort(sort: str | None, time: bool) -> None:
-    if sort is None:
-        return
-    one_of("sort", sort, SORTS)
-    if sort in ("bound", "time") and not time:
-        raise ValueError(f"`sort` (={sort!r}) needs times; use time=True.")
+def _check_timing(
+    sort: str | None, time: bool, device: str, channels_last: bool, threads: int | None, seconds: float
+) -> None:
+    """Raise where one of these is wrong, or says something about times and none are asked for."""
+    boolean("time", time)
+    boolean("channels_last", channels_last)
+    if sort is not None:
+        one_of("sort", sort, SORTS)
+    if threads is not None:
+        integer("threads", threads, 1)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"`seconds` (={seconds!r}) must be a number, not {type(seconds).__name__}; use 20.")
+    if not seconds > 0:
+        raise ValueError(f"`seconds` (={seconds}) must be positive; use 20.")
+    for name, value, idle in (
+        ("sort", sort, sort not in ("bound", "time")),
+        ("device", device, device == "cpu"),
+        ("channels_last", channels_last, not channels_last),
+        ("threads", threads, threads is None),
+    ):
+        if not (time or idle):
+            raise ValueError(f"`{name}` (={value!r}) needs times; use time=True.")
 
 
 def _names(given: Names) -> list[str] | None:
     if given is None:
         return None
-    texts = given.split(",") if isinstance(given, str) else list(given)
-    return [setting_named(text.strip())[1].name for text in texts]
+    if not isinstance(given, Sequence):
+        raise TypeError(f"`only` and `skip` take names, not {type(given).__name__} ({given!r}); use 'standard'.")
+    return [setting_named(text)[1].name for text in (given.split(",") if isinstance(given, str) else given)]
 
 
 def _plain(name: str) -> str:
