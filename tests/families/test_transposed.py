@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import omniconv.functional as OF
@@ -313,6 +313,28 @@ def test_counts():
     cost, counted = family.cost(problem), count_products(problem)
     assert (cost.params, cost.macs, counted.all_taps, counted.on_data) == (2_048, 131_072, 131_072, 115_200)
     assert cost.notes == ("115,200 of the 131,072 MACs land on outputs that are kept",)
+
+
+@given(
+    i=st.integers(1, 7), k=st.integers(1, 6), s=st.integers(1, 4), d=st.integers(1, 3), extra=st.integers(0, 3),
+    before=st.integers(0, 6), after=st.integers(0, 6),
+)  # fmt: skip
+def test_what_lands_on_kept_outputs_is_counted_without_a_walk(i, k, s, d, extra, before, after):
+    whole = (i - 1) * s + d * (k - 1) + 1 + extra
+    assume(extra < max(s, d) and before + after < whole)
+    padding = ((before, after),)
+    problem = ConvProblem.of(
+        "transposed", 1, 1, 1, k, s, padding, d, transposed=True, output_padding=extra, in_size=(i,), batch=1
+    )
+    kept = count_products(problem).on_data
+    notes = families()["transposed"].cost(problem).notes
+    assert notes == (() if kept == i * k else (f"{kept:,} of the {i * k:,} MACs land on outputs that are kept",))
+
+
+def test_a_long_sequence_is_counted_at_once():
+    problem = ConvProblem.of("transposed", 1, 1, 1, 3, 2, 1, transposed=True, in_size=(10**15,), batch=1)
+    (note,) = families()["transposed"].cost(problem).notes
+    assert note.startswith("2,999,999,999,999,998 of the 3,000,000,000,000,000")
 
 
 @pytest.mark.parametrize("n", [8, 9, 56])

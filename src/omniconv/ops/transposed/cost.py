@@ -7,7 +7,6 @@ from math import prod
 
 from omniconv.core.cost import Cost, letters_of, step_of
 from omniconv.core.problem import ConvProblem
-from omniconv.core.taps import axis_meetings
 
 
 def tensors(problem: ConvProblem) -> dict[str, tuple[int, ...] | None]:
@@ -34,9 +33,17 @@ def cost(problem: ConvProblem) -> Cost:
         bias_adds="N*P*O" if problem.bias else "0",
         walk=problem,
     )
-    kept = prod(sum(m.kept for m in axis_meetings(problem, axis)) for axis in range(problem.dim))
+    kept = prod(_kept(problem, axis) for axis in range(problem.dim))
     walked = letters["I"] * letters["K"]
     if kept == walked or not step.macs.value:
         return Cost(problem, (step,))
     pairs = letters["N"] * problem.in_channels * problem.out_channels // problem.groups
     return Cost(problem, (step,), (f"{kept * pairs:,} of the {step.macs.value:,} MACs land on outputs that are kept",))
+
+
+def _kept(problem: ConvProblem, axis: int) -> int:
+    """Pairs of an input position and a tap whose output is not cropped away, tap by tap: 0 ≤ s·i + d·k − pad < P."""
+    size, out = (problem.in_size or ())[axis], problem.out_size[axis]
+    stride, (before, _) = problem.stride[axis], problem.pads()[axis]
+    shifts = (before - problem.dilation[axis] * k for k in range(problem.kernel_size[axis]))
+    return sum(max(min(size - 1, (out - 1 + s) // stride) - max(0, -(-s // stride)) + 1, 0) for s in shifts)
