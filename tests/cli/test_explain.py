@@ -160,7 +160,7 @@ def test_what_no_loop_walks_is_said(call, monkeypatch):
         ("dephtwise 8 8 9", "use 'depthwise'", "explain depthwise 8 8 9"),
         ("spatial-separable 8 8 9 --dim 1", "nothing to separate", ""),
         ("standard 8 8 9 -n 0", "`batch` (=0) must be at least 1", "explain standard 8 8 9"),
-        ("standard 8 8 5000x5000 --proof", "steps to walk", ""),
+        ("standard 8 8 5000x5000 --proof", "steps to walk", "explain standard 8 8 5000x5000\n"),
     ],
 )
 def test_wrong_values(call, line, said, instead):

@@ -64,6 +64,8 @@ def _nearest(family: str, arguments: list[Any], options: dict[str, Any]) -> str:
     from omniconv.analysis.comparison.compare import closest, position_of, setting_named
     from omniconv.analysis.explanation.explain import DEFAULTS
 
+    if options["proof"] and (call := _call(family, arguments, options | {"proof": False})):
+        return call  # only the loop was refused
     name = closest(family)
     if name is None:
         return ""
