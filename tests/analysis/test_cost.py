@@ -39,6 +39,9 @@ def test_a_model_is_the_sum_of_its_layers():
         x = layer(x)
     assert total == {name: getattr(whole, name) for name in total}
     assert whole.other_ops == 2 * 8 * 36
+    rows = omniconv.profile(nn.Sequential(*layers), (2, 3, 8, 8)).rows
+    assert whole.flops == sum(row.flops for row in rows)
+    assert whole.intensity() == whole.flops / sum(row.bytes for row in rows)
 
 
 @pytest.mark.parametrize("name", [f"{f.name}/{case}" for f in families().values() for case in f.cases])

@@ -48,8 +48,8 @@ class LayerCost:
 
     @property
     def flops(self) -> int:
-        """Two a multiply-add, sampling included, plus the bias."""
-        return 2 * (self.macs + self.sampling) + self.bias_adds
+        """Two a multiply-add, sampling included, one for all else: what :meth:`bytes` are moved for."""
+        return 2 * (self.macs + self.sampling) + self.bias_adds + self.other_ops
 
     def bytes(self, itemsize: int | None = None) -> int:
         """Least bytes moved, call by call; with ``itemsize`` as if every element had that many bytes."""
