@@ -212,6 +212,12 @@ def test_refuses(function, model, input, options, error, text):
     assert text in str(raised.value)
 
 
+@pytest.mark.parametrize("layers", ["leaf", None, 1])
+def test_layers_is_one_of_three(layers):
+    with pytest.raises(ValueError, match=r"`layers` .* must be True, False or 'all'"):
+        receptive_field(conv(), IMAGE, layers=layers)
+
+
 def test_an_output_that_is_no_tensor():
     class Counts(nn.Module):
         def forward(self, x):

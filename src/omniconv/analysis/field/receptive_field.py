@@ -123,6 +123,8 @@ def receptive_field(
         >>> print(receptive_field(net, (1, 3, 64, 64)))
         8×8, stride 2, start -1
     """
+    if not (isinstance(layers, bool) or layers == "all"):
+        raise ValueError(f"`layers` (={layers!r}) must be True, False or 'all'; use 'all' for every module.")
     field, found = Run.of(model, input, axes, wrt).field(output, layers=layers)
     return _summary(field, tuple((name, _summary(f)) for name, f in found))
 
