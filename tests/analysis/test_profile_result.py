@@ -99,6 +99,25 @@ def test_a_receptive_field_that_cannot_be_followed_is_said():
     assert any(note.startswith("no receptive field: ") for note in found.notes)
 
 
+def test_whose_receptive_field_it_is_is_said_where_there_are_several():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near, self.far = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 5)
+
+        def forward(self, a, b):
+            return self.near(a), self.far(b)
+
+    found = omniconv.profile(Both(), ((1, 3, 8, 8), (1, 3, 9, 9)))
+    assert found.receptive_field.size == (3, 3)
+    assert found.notes == (
+        "receptive fields are those in the first of 2 inputs",
+        "the receptive field of the model is that of the first of 2 outputs",
+    )
+    assert [re.search(r" (3×3|none|0×0) ", line)[1] for line in repr(found).splitlines() if "far" in line] == ["none"]
+    assert omniconv.profile(Both().near, (1, 3, 8, 8)).notes == ()
+
+
 def test_several_outputs_and_inputs_by_name():
     class Two(nn.Module):
         def __init__(self):

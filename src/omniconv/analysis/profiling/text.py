@@ -113,6 +113,8 @@ def _sizes(row: Row) -> str:
 
 def field_text(field: ReceptiveField) -> str:
     """A receptive field in one word: its size, ``whole`` after global mixing, ``*`` after learned offsets."""
+    if not any(field.size):
+        return "none"
     return ("whole" if all(field.is_global) else sizes(field.size)) + "*" * any(field.unbounded)
 
 
