@@ -183,6 +183,15 @@ def test_dropconnect_is_seeded_and_off_at_zero(context, renorm):
     assert not layer.train()(x).any()
 
 
+@pytest.mark.pitfall(29)
+@pytest.mark.parametrize("padding", ["same", "causal"])
+def test_positions_masked_to_zero_are_as_if_the_sequence_ended(padding):
+    layer = nn.DynamicConv1d(4, 5, padding=padding, heads=2, bias=True).double()
+    x = reals(2, 4, 12)
+    masked = x * (torch.arange(12) < 7)
+    assert_close(layer(masked)[:, :, :7], layer(x[:, :, :7]))
+
+
 @pytest.mark.pitfall(27)
 @pytest.mark.parametrize("dim", DIMS)
 def test_both_biases(dim):

@@ -69,10 +69,13 @@ def test_every_chunk_length_gives_the_whole(length, chunk, renorm):
     assert_close(torch.cat(pieces, dim=2), layer(x))
 
 
-@pytest.mark.pitfall(31, 35, 36)
+@pytest.mark.pitfall(31, 35, 36, 37)
 def test_the_state_holds_what_the_taps_still_need():
     layer = nn.DynamicConv1d(4, 5, padding="causal", dilation=2, heads=2).double()
     x = reals(3, 4, 20)
+    _, early = layer.step(x[:, :, :3], layer.initial_state(batch=3))
+    assert_equal(early.history, torch.cat([torch.zeros(3, 4, 5), x[:, :, :3]], dim=2))
+    assert early.seen == 3
     _, state = layer.step(x, layer.initial_state(batch=3))
     assert_equal(state.history, x[:, :, -8:])
     assert state.seen == 8

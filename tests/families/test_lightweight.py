@@ -183,6 +183,15 @@ def test_any_padding_on_the_left(taps):
     assert_equal(causal, looped(x, weight, [0, 0, 0, 1, 1, 1], taps - 1))
 
 
+@pytest.mark.pitfall(29)
+@pytest.mark.parametrize("padding", ["same", "causal"])
+def test_positions_masked_to_zero_are_as_if_the_sequence_ended(padding):
+    layer = filled(nn.LightweightConv1d(4, 5, padding=padding, heads=2, bias=True))
+    x = whole(2, 4, 12)
+    masked = x * (torch.arange(12) < 7)
+    assert_equal(layer(masked)[:, :, :7], layer(x[:, :, :7]))
+
+
 @pytest.mark.pitfall(27)
 @pytest.mark.parametrize("dim", DIMS)
 def test_bias_is_added_once_an_output(dim):
@@ -234,10 +243,12 @@ def test_every_chunk_length_gives_the_whole(length, chunk):
     assert_equal(torch.cat(pieces, dim=2), layer(x))
 
 
-@pytest.mark.pitfall(31, 35, 36)
+@pytest.mark.pitfall(31, 35, 36, 37)
 def test_the_state_holds_what_the_taps_still_need():
     layer = filled(nn.LightweightConv1d(4, 5, padding="causal", dilation=2, heads=2))
     x = whole(3, 4, 20)
+    _, early = layer.step(x[:, :, :3], layer.initial_state(batch=3))
+    assert_equal(early.history, F.pad(x[:, :, :3], (5, 0)))
     _, state = layer.step(x, layer.initial_state(batch=3))
     assert_equal(state.history, x[:, :, -8:])
     order = torch.tensor([2, 0, 0])
