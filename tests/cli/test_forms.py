@@ -91,6 +91,7 @@ def test_a_file_that_exists_is_not_overwritten(call, tmp_path):
         ("compare 64 128 56 -o {}/a.csv --json", "ask for two formats"),
         ("compare 64 128 56 -o {}/no/a.csv", "is no folder"),
         ("compare 64 128 56 -o {}", "is a directory"),
+        ("compare 64 128 56 -o {0}/a.html --html {0}/b/../a.html", "name one file; use two"),
         ("compare 64 128 56 --lang fr", "'fr' is not one of"),
     ],
 )

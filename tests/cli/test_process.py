@@ -90,6 +90,15 @@ def test_a_pipe_gets_every_column_uncut(process):
     assert ran.stderr == ""
 
 
+@pytest.mark.parametrize("form", ["human", "plain", "csv", "md", "json"])
+def test_an_encoding_that_lacks_signs_is_no_error(process, form):
+    for encoding in ("ascii", "latin-1"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        ran = process(MAIN, "compare", "64", "128", "56", "--format", form, env=environment, errors="replace")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "depthwise" in ran.stdout
+
+
 def test_a_reader_that_leaves_early_is_no_error():
     shell = f"{sys.executable} -c '{MAIN}' families --format human | head -n 1; echo ${{PIPESTATUS[0]}}"
     for _ in range(3):

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .leaving import leave
+from .leaving import leave, replace_unknown_signs
 from .tail import examples
 
 COMMANDS = {
@@ -43,6 +43,7 @@ class Commands(click.Group):
         name = prog_name or "omniconv"
         if "_OMNICONV_COMPLETE" in os.environ:
             super().main(args, name, *rest, **extra)
+        replace_unknown_signs()
         with leave(), self.make_context(name, list(sys.argv[1:] if args is None else args)) as context:
             self.invoke(context)
 

@@ -31,6 +31,13 @@ class Refused(click.ClickException):
         super().__init__(message + (f"\ntry: {instead}" if instead else ""))
 
 
+def replace_unknown_signs() -> None:
+    """Have stdout write ``?`` for a sign that its encoding lacks, where it would fail at the end of the work."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and sys.stdout.errors == "strict":
+        reconfigure(errors="replace")
+
+
 @contextmanager
 def leave() -> Iterator[None]:
     """Turn whatever ends the block into an exit code."""

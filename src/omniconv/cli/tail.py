@@ -85,7 +85,10 @@ class Tail:
 
     def check(self, *paths: Path | None) -> None:
         """Raise before anything is computed where a file could not be written at the end."""
-        for path in filter(None, (self.output, *paths)):
+        given = [path for path in (self.output, *paths) if path is not None]
+        if len({path.resolve() for path in given}) < len(given):
+            raise Refused(f"`--output` and --html (={given[0]}) name one file; use two.")
+        for path in given:
             if path.exists() and not self.force:
                 raise Refused(f"`{path}` exists already; use another name, or --force.")
             if not path.parent.is_dir():
