@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from omniconv.core.cost import Formula
-from omniconv.core.family import families
+from omniconv.core.family import families, settings
 
 
 def facts(result):
@@ -157,6 +158,7 @@ def test_what_no_loop_walks_is_said(call, monkeypatch):
         ("standard 8 8 9 -p 1:2:3", "before:after per axis", ""),
         ("standard 8 8 9 -p -1", "`padding` (=-1)", "explain standard 8 8 9"),
         ("convolushon 8 8 9", "is not known", ""),
+        ("causal 8 8 9", "use one of standard, dilated", ""),
         ("dephtwise 8 8 9", "use 'depthwise'", "explain depthwise 8 8 9"),
         ("spatial-separable 8 8 9 --dim 1", "nothing to separate", ""),
         ("standard 8 8 9 -n 0", "`batch` (=0) must be at least 1", "explain standard 8 8 9"),
@@ -172,3 +174,16 @@ def test_wrong_values(call, line, said, instead):
         assert f"try: omniconv {instead}" in result.stderr
         proposal = result.stderr.splitlines()[-1].removeprefix("try: omniconv ")
         assert call(proposal).exit_code == 0
+
+
+@pytest.mark.parametrize("name", settings())
+def test_every_letter_is_explained(call, name):
+    """What stands for a letter beside each formula is under `letters`, for each step."""
+    found = facts(call(f"explain {name} 8 8 8 --bias --json"))
+    shown = call(f"explain {name} 8 8 8 --bias --format plain").stdout
+    said = [line.split("\t")[1] for line in shown.splitlines() if line.startswith("letters\t")]
+    assert len(said) == len(found["steps"])
+    for line, step in zip(said, found["steps"], strict=True):
+        formulas = " ".join(step[part]["formula"] for part in ("params", "macs", "inputs", "outputs"))
+        for letter in set(re.findall(r"\b[A-Z]\b", formulas + " O" * bool(step["bias"]))):
+            assert re.search(rf"\b{letter}=[\d,]+ [a-z]", line), letter

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from omniconv.analysis.explanation.result import Explanation, Walk
 from omniconv.core.problem import ConvProblem
 from omniconv.core.taps import axis_field
@@ -19,6 +21,8 @@ LETTERS = {
     "P": "output positions",
     "I": "input positions",
     "H": "heads",
+    "D": "channels of offset and mask",
+    "Q": "query channels",
 }
 
 
@@ -74,9 +78,12 @@ def _padding(problem: ConvProblem) -> str:
 def _counts(explanation: Explanation) -> list[tuple[str, str]]:
     steps = explanation.cost.steps
     said = []
-    if len(steps) == 1:
-        letters = steps[0].macs.letters.items()
-        said.append(("letters", ", ".join(f"{k}={v:,} {LETTERS.get(k, '')}".rstrip() for k, v in letters)))
+    for step in steps:
+        prefix = f"{step.name}: " if len(steps) > 1 else ""
+        formulas = (step.params, step.macs, step.inputs, step.outputs)
+        used = " ".join([formula.text for formula in formulas] + ["O"] * bool(step.bias))
+        letters = [(k, v) for k, v in step.macs.letters.items() if re.search(rf"\b{k}\b", used)]
+        said.append(("letters", prefix + ", ".join(f"{k}={v:,} {LETTERS.get(k, '')}".rstrip() for k, v in letters)))
     for step in steps:
         prefix = f"{step.name}: " if len(steps) > 1 else ""
         bias = f", and {step.bias:,} of the bias" if step.bias else ""
@@ -100,6 +107,8 @@ def _once(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _worked(symbols: str, numbers: str, value: int) -> str:
+    if symbols == f"{value:,}":
+        return symbols
     return f"{symbols} = {numbers} = {value:,}" if numbers != f"{value:,}" else f"{symbols} = {value:,}"
 
 
