@@ -110,7 +110,7 @@ def test_a_position_that_enlarges(call):
     assert found["transposed"]["in_size"] == [28, 28]
     assert found["transposed"]["macs"] * 4 == found["standard"]["macs"]
     assert found["standard"]["in_size"] == [56, 56]
-    assert "enlarged to 56×56" in found["standard"]["note"]
+    assert "enlarged to 56×56, where its RF lies" in found["standard"]["note"]
 
 
 def test_stride(call):

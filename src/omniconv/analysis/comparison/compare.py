@@ -147,7 +147,7 @@ def setting_named(name: str) -> tuple[Family, Setting]:
 def closest(name: str) -> str | None:
     """The name that ``name`` was probably meant to be."""
     known = _known()
-    close = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
+    close = get_close_matches(_plain(name), known, n=1, cutoff=0.6)
     return known[close[0]][1].name if close else None
 
 
@@ -196,7 +196,8 @@ def _row(name: str, position: Position, up: int, itemsize: int) -> Row:
     if problem.out_size != standard.out_size and not nearest:
         said.append(f"gives {sizes(problem.out_size)}, not {sizes(standard.out_size)}")
     if up > 1 and not problem.transposed:
-        said.append(f"reads the input enlarged to {sizes(standard.in_size or ())}; enlarging it is not counted")
+        large = sizes(standard.in_size or ())
+        said.append(f"reads the input enlarged to {large}, where its RF lies; enlarging it is not counted")
     parts = tuple(
         Part(s.name, s.params.value + s.bias, s.macs.value, s.flops, s.elements * itemsize) for s in cost.steps
     )

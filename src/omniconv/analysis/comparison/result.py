@@ -40,7 +40,7 @@ class Measured:
         time_ratio: to standard at the same shape, the median over rounds.
         noisy: spread too far to rank.
         tied: its interval overlaps another's, so the two are not ranked.
-        problem: what went wrong, or "".
+        wrong: what went wrong, or "".
     """
 
     bound_ms: float
