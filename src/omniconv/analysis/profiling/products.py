@@ -150,7 +150,22 @@ def _trilinear(call: AtenCall) -> Work:
     return Work("linear", macs=rows * o * first * second, other_ops=rows * first * second, bytes=call.bytes)
 
 
+def _backward(call: AtenCall) -> Work:
+    """Each gradient takes the products of the forward pass; torch's own formula errs on the weight's in groups."""
+    found, weight = call.arguments, call.shape("weight")
+    to_input, to_weight, to_bias = found["output_mask"]
+    n, *_ = call.shape("input")
+    positions = prod(call.shape("input" if found["transposed"] else "grad_output")[2:])
+    return Work(
+        "convolution",
+        macs=(to_input + to_weight) * n * positions * prod(weight),
+        bias_adds=to_bias * prod(call.shape("grad_output")),
+        bytes=call.bytes,
+    )
+
+
 _OTHERS: dict[str, Callable[[AtenCall], Work]] = {
+    "convolution_backward": _backward,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_fused_attention_overrideable": _attention,
     "_native_multi_head_attention": _whole_attention,
