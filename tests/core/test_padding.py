@@ -77,6 +77,7 @@ def test_a_rule_adds_the_least_that_gives_its_number_of_windows(k, s, d):
     for n in range(1, 21):
         for rule in ("tf_same", "same_lower"):
             before, after = gather_pair(rule, n, k, s, d)
+            assert min(before, after) >= 0
             assert (n + before + after - span) // s + 1 == ceil(n / s)
             assert 0 <= (after - before if rule == "tf_same" else before - after) <= 1
             windows = (n + before + after - 1 - span) // s + 1 if n + before + after > span else 0

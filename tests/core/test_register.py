@@ -136,6 +136,15 @@ def test_a_plan_hears_a_listener_with_the_size_of_its_input():
     assert seen == [plan.problem.at((5, 6), 2)]
 
 
+def test_what_a_kernel_calls_is_not_heard():
+    seen, plan, (x, weight, bias) = [], plan_of(), tensors()
+    run = plan._run
+    plan._run = lambda *arguments: OF.conv2d(run(*arguments), torch.ones(1, 6, 1, 1))
+    with listening(lambda problem, _tensors, run: seen.append(problem) or run()):
+        assert plan(x, weight, bias).shape == (2, 1, 5, 6)
+    assert [problem.out_channels for problem in seen] == [6]
+
+
 def counted():
     """``planned`` over a build that counts its calls."""
     built = []

@@ -243,10 +243,13 @@ def test_long_depthwise_kernels_in_float16_return_and_are_right(dim, taps, multi
         FUNCTIONS[dim][1](*(f(t.double()) for t in (x, weight, bias)), padding="same", groups=16)
         for f in (torch.Tensor.clone, torch.abs)
     )
-    assert_close(FUNCTIONS[dim][0](x, weight, bias, padding="same", groups=16), want, terms=terms)
+    got = FUNCTIONS[dim][0](x, weight, bias, padding="same", groups=16)
+    assert got.dtype == torch.float16
+    assert_close(got, want, terms=terms)
     with torch.autocast("cpu", torch.float16):
         wide = FUNCTIONS[dim][0](x.float(), weight.float(), bias.float(), padding="same", groups=16)
-    assert_close(wide, want, terms=terms, dtype=torch.float16)
+    assert wide.dtype == torch.float16
+    assert_close(wide, want, terms=terms)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,26 @@ def test_both_strided_causal_conventions_have_a_name(n, k, s, d):
     assert aligned.tolist() == [[[sum(W[j] * read(X[:n], t - reach + d * j) for j in range(k)) for t in last]]]
 
 
+@pytest.mark.pitfall(15)
+@pytest.mark.parametrize("rule", ["tf_same", "same_lower", "valid"])
+@pytest.mark.parametrize(("strides", "dilations"), [((2, 1), (1, 1)), ((1, 3), (2, 1)), ((2, 3), (3, 2))])
+def test_depthwise_with_unequal_strides_and_dilation_by_loop(rule, strides, dilations):
+    x, weight = np.array(X[:35] * 2).reshape(2, 5, 7), np.array(W[:6] * 4).reshape(4, 1, 3, 2)
+    windows = [first_window(rule, n, k, s, d) for n, k, s, d in zip((5, 7), (3, 2), strides, dilations, strict=True)]
+    if 0 in (outs for _, outs in windows):
+        return
+    want = np.zeros((4, *(outs for _, outs in windows)))
+    for o, i, j in np.ndindex(want.shape):
+        for a, b in product(range(3), range(2)):
+            row = windows[0][0] + strides[0] * i + dilations[0] * a
+            column = windows[1][0] + strides[1] * j + dilations[1] * b
+            if 0 <= row < 5 and 0 <= column < 7:
+                want[o, i, j] += weight[o, 0, a, b] * x[o // 2, row, column]
+    layer = nn.DepthwiseConv2d(2, (3, 2), strides, rule, dilations, bias=False, multiplier=2).double()
+    layer.load_state_dict({"weight": torch.from_numpy(weight).double()})
+    assert_equal(layer(torch.from_numpy(x).double()[None])[0], torch.from_numpy(want))
+
+
 def padded_by_numpy(x, pairs, mode):
     return torch.from_numpy(np.pad(x.numpy(), [(0, 0), (0, 0), *pairs], mode=NUMPYS[mode]))
 

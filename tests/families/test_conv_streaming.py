@@ -161,6 +161,14 @@ def test_states_have_the_batch_dtype_and_device_of_their_layer():
         layer.initial_state(-1)
 
 
+@pytest.mark.pitfall(38)
+def test_types_are_not_mixed_silently():
+    layer, chunk = nn.CausalConv1d(2, 2, 3, dtype=torch.bfloat16), torch.zeros(1, 2, 4)
+    for call in (layer, lambda x: layer.step(x, layer.initial_state())):
+        with pytest.raises(TypeError, match=r"dtype .* must be that of the"):
+            call(chunk)
+
+
 def test_the_layer_is_conv1d_with_one_rule():
     layer = causal(3, 2, 2, 2)
     plain = nn.Conv1d(2, 4, 3, 2, "causal", 2, 2, dtype=torch.float64)
