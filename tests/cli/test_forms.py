@@ -142,6 +142,14 @@ def test_korean_headings_and_english_keys(call):
         assert call(f"compare 64 128 56 {form} --lang ko").stdout == call(f"compare 64 128 56 {form}").stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_says_its_language(call, tmp_path, command):
+    for lang in ("en", "ko"):
+        path = tmp_path / f"{lang}.html"
+        assert call(f"{command} -o {path} --lang {lang}").exit_code == 0
+        assert f'<html lang="{lang}">' in path.read_text()
+
+
 def test_language_from_the_environment(call, monkeypatch):
     monkeypatch.setenv("OMNICONV_LANG", "ko")
     assert "표준 합성곱" in call("compare 64 128 56 --format human").stdout

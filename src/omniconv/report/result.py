@@ -41,9 +41,8 @@ class Result:
         from . import page
 
         columns, cells = self.grid(lang)
-        return page.page(
-            type(self).__name__, page.table(columns, cells) + page.paragraphs(self.under(lang)), self.to_dict()
-        )
+        content = page.table(columns, cells) + page.paragraphs(self.under(lang))
+        return page.page(type(self).__name__, content, self.to_dict(), lang)
 
     def __repr__(self) -> str:
         return plain(self.lines())
