@@ -193,6 +193,7 @@ def check(dim, steps):
     return compared
 
 
+@pytest.mark.pitfall(46)
 @settings(max_examples=150)
 @given(graphs(5))
 @example([("conv", 4, 2, 1, 1, 1), ("scatter", 4, 2, 1, 1, 0, 1)])
@@ -201,6 +202,7 @@ def test_one_axis(steps):
     assume(check(1, steps))
 
 
+@pytest.mark.pitfall(46)
 @settings(max_examples=40)
 @given(graphs(3, holes=False))  # where a phase reads nothing along one axis, the others are an upper bound
 def test_two_axes(steps):

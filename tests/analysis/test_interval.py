@@ -32,6 +32,7 @@ def test_through_is_the_hull_over_the_taps(intervals, step):
     assert [after(j) for j in WHERE] == [hull(intervals(i) for i in step(j)) for j in WHERE]
 
 
+@pytest.mark.pitfall(46)
 @given(maps, maps)
 def test_hull_holds_both_and_no_more(one, two):
     if any(one.phases) and any(two.phases) and one.stride != two.stride:
@@ -55,6 +56,7 @@ def _shifted(intervals, index, by):
     return interval and (interval[0] + shift, interval[1] + shift)
 
 
+@pytest.mark.pitfall(46)
 @pytest.mark.parametrize("k", range(1, 6))
 @pytest.mark.parametrize("s", range(1, 5))
 @pytest.mark.parametrize("d", range(1, 4))

@@ -228,6 +228,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.pitfall(44)
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_counter_is_noticed(monkeypatch, name):
     broken, caught = BROKEN[name]

@@ -84,6 +84,7 @@ ROWS = {
 }
 
 
+@pytest.mark.pitfall(46)
 @pytest.mark.parametrize(("model", "size", "stride", "start"), ROWS.values(), ids=ROWS)
 def test_known(model, size, stride, start):
     found = receptive_field(model, IMAGE, layers=False)
@@ -101,6 +102,7 @@ def test_squeeze_excite_sees_the_whole_image():
     assert found.notes == tuple(f"`mean` in `1` mixes all positions along axis {axis}" for axis in (0, 1))
 
 
+@pytest.mark.pitfall(46)
 def test_phases_after_upsampling():
     assert receptive_field(ROWS["k4 s2 p1, transposed k4 s2 p1"][0], IMAGE).phases == ((6, 6), (6, 6))
     found = receptive_field(nn.ConvTranspose1d(3, 4, 3, 2), (1, 3, 16))
@@ -119,6 +121,7 @@ def test_does_not_depend_on_the_input_size(size):
     assert str(receptive_field(model, size)) == "7×7, stride 4, start -3"
 
 
+@pytest.mark.pitfall(46)
 def test_three_axes_with_a_residual():
     body = seq(nn.Conv3d(2, 2, (3, 1, 5), 1, (1, 0, 2)), nn.Conv3d(2, 2, 3, (1, 2, 1), 1, dilation=(1, 1, 1)))
     model = Call(lambda x, body, short: body(x) + short(x), body=body, short=nn.Conv3d(2, 2, 1, (1, 2, 1)))
@@ -229,6 +232,7 @@ def deform_conv2d():
     library._destroy()
 
 
+@pytest.mark.pitfall(46)
 def test_deformable_is_unbounded_and_keeps_its_taps(deform_conv2d):
     def forward(x, offsets):
         weight, none = torch.ones(4, 3, 3, 3), torch.zeros(0)

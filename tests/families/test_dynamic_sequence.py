@@ -122,6 +122,7 @@ def test_the_sequence_decides_every_output_and_a_position_only_its_own():
     assert family.unbounded(nn.DynamicConv1d(8, 5, context="sequence", query_channels=3).problem) == ""
 
 
+@pytest.mark.pitfall(33)
 @pytest.mark.parametrize("dim", DIMS)
 def test_one_kernel_a_sequence_is_lightweight_for_each_sample(dim):
     layer = LAYERS[dim](6, 3, heads=2, context="sequence").double()

@@ -307,6 +307,7 @@ def test_a_causal_output_waits_for_no_later_input():
         layer.step(torch.ones(2, 2, 4), layer.initial_state())
 
 
+@pytest.mark.pitfall(44)
 def test_counts():
     problem = ConvProblem.of("transposed", 2, 16, 8, 4, 2, 1, transposed=True, in_size=(8, 8))
     family = families()["transposed"]
