@@ -44,6 +44,22 @@ def test_a_model_is_the_sum_of_its_layers():
     assert whole.intensity() == whole.flops / sum(row.bytes for row in rows)
 
 
+def test_elements_have_the_size_of_the_numbers_and_not_of_the_indices():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.conv = nn.Embedding(10, 4), nn.Conv1d(4, 4, 3)
+
+        def forward(self, x):
+            return self.conv(self.table(x).transpose(1, 2))
+
+    found = omniconv.cost(Words(), torch.zeros(1, 9, dtype=torch.long))
+    assert found.itemsize == 4
+    assert found.bytes(4) == found.bytes()
+    assert found.bytes(2) * 2 == found.bytes()
+    assert omniconv.cost(nn.LazyConv1d(4, 3, dtype=torch.float64), torch.zeros(1, 4, 9).double()).itemsize == 8
+
+
 @pytest.mark.parametrize("name", [f"{f.name}/{case}" for f in families().values() for case in f.cases])
 def test_a_profile_adds_nothing_to_a_families_own_cost(name):
     """Each shared case, called by its plan: what a profile sees is what the family says, in one row."""

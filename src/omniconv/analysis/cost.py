@@ -24,7 +24,7 @@ class LayerCost:
         macs: multiply-adds of all products, without bias.
         bias_adds, sampling, exponentials, other_ops: work counted apart from the MACs.
         parts: the costs of its convolutions, with their formulas.
-        itemsize: bytes of an element of its input.
+        itemsize: bytes of an element of its first floating-point parameter, or else of its input.
         status: ``complete``, or ``partial`` where something ran that no rule knows.
         notes: what was not counted, and what the families say.
     """
@@ -77,7 +77,8 @@ def cost(layer: nn.Module, input: Any) -> LayerCost:
         131072
     """
     found: Profile = profile(layer, input, receptive_field=False)
-    first = first_tensor(*arguments_of(input, layer))
+    floating = (p for p in layer.parameters() if p.dtype.is_floating_point)
+    first = next(floating, first_tensor(*arguments_of(input, layer)))
     parts = tuple(family_of(row.problem).cost(row.problem) for row in found.rows if row.problem is not None)
     said = [row.note for row in found.rows if row.uncounted] + [note for part in parts for note in part.notes]
     return LayerCost(
@@ -88,7 +89,7 @@ def cost(layer: nn.Module, input: Any) -> LayerCost:
         found.exponentials,
         found.other_ops,
         parts,
-        4 if first is None else first.element_size(),
+        4 if first is None else first.dtype.itemsize,
         found.status,
         (*found.notes, *said),
         found.bytes,
