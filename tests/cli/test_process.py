@@ -51,6 +51,19 @@ def test_no_torch_is_imported(process, line):
     assert ran.stderr.splitlines()[-1] == "False", ran.stderr
 
 
+@pytest.mark.parametrize(("line", "seconds"), [("--help", 0.3), ("compare 64 128 56", 0.5)])
+def test_the_start_is_quick(process, line, seconds):
+    """In seconds of the processor, the best of three: what else the machine does is not to be measured."""
+
+    def taken():
+        before = os.times()
+        assert process(MAIN, *line.split()).returncode == 0
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(taken() for _ in range(3)) < seconds
+
+
 def test_python_mirror_imports_no_torch(process):
     ran = process("import sys, omniconv; print(omniconv.compare(64, 128, 56)); assert 'torch' not in sys.modules")
     assert ran.returncode == 0, ran.stderr
