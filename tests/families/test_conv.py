@@ -310,6 +310,8 @@ def test_wrong_inputs_are_named(x, error, text):
         (torch.ones(2, 3, 1), torch.ones(3), 1, ValueError, "`bias` shape (=(3,)) must be (2,)."),
         (torch.ones(2, 3, 1), 0.5, 1, TypeError, "`bias` (=float) must be a torch.Tensor."),
         (torch.ones(2, 3, 1), None, 2, ValueError, "`input` channels (=3) must be `in_channels` (=6, 2 groups of 3)"),
+        (torch.ones(2, 3, 1), None, 0, ValueError, "`groups` (=0) must be at least 1; use 1 or more."),
+        (torch.ones(2, 3, 1), None, "1", TypeError, "`groups` (='1') must be an integer, not str."),
         (torch.ones(2, 1, 1), None, 3, ValueError, "`groups` (=3) must divide `out_channels` (=2); use 1."),
     ],
 )
