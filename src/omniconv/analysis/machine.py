@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 # Bytes that a copy touches, read and written together.
 WORKING_SETS = (500_000, 2_000_000, 8_000_000, 32_000_000, 128_000_000)
-# Small products do not fill a large machine, and large ones take a small machine too long.
-PRODUCTS = {"cpu": (128, 512, 1024, 2048), "gpu": (1024, 4096, 8192)}
+# Smaller products time the waking of threads on a busy machine, and larger ones take a small machine too long.
+PRODUCTS = {"cpu": (512, 1024, 2048), "gpu": (1024, 4096, 8192)}
 # A timing with its warm-up takes at least this many calls.
 FEWEST_CALLS = 5
 SECONDS = {"peak": 1.0, "bandwidth": 0.8, "noise": 0.3}

@@ -155,7 +155,8 @@ def _backward(call: AtenCall) -> Work:
     found, weight = call.arguments, call.shape("weight")
     to_input, to_weight, to_bias = found["output_mask"]
     n, *_ = call.shape("input")
-    positions = prod(call.shape("input" if found["transposed"] else "grad_output")[2:])
+    *_, scatters, _, _, _ = found.values()  # … dilation, whether it is transposed, output_padding, groups, output_mask
+    positions = prod(call.shape("input" if scatters else "grad_output")[2:])
     return Work(
         "convolution",
         macs=(to_input + to_weight) * n * positions * prod(weight),
