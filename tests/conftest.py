@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import torch
 
+pytest_plugins = ["contract.report"]
+
 # A deadline would make correctness depend on the speed of the machine; derandomized runs are the same everywhere.
 hypothesis.settings.register_profile("omniconv", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("omniconv")

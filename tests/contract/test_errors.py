@@ -52,12 +52,12 @@ def check_errors(problem, plan_for):
         try:
             plan(*tensors)
         except (TypeError, ValueError) as error:
-            text = str(error)
-            assert isinstance(error, kind), f"{name} {what}: {type(error).__name__}, not {kind.__name__}: {text}"
+            text, got = str(error), type(error)
         except Exception as error:
             raise AssertionError(f"{name} {what} got as far as the kernel: {error}") from error
         else:
             raise AssertionError(f"{name} {what} was taken")
+        assert issubclass(got, kind), f"{name} {what}: {got.__name__}, not {kind.__name__}: {text}"
         assert f"`{name}`" in text, f"{name} {what}: the error does not name `{name}`: {text}"
         assert value in text, f"{name} {what}: the error does not show {value}: {text}"
         assert "must be" in text or "must have" in text or "; use" in text, f"{name} {what}: no rule in: {text}"
@@ -75,10 +75,11 @@ def check_too_small(problem, plan_for):
         try:
             plan_for(problem)(input.new_zeros(*input.shape[: axis + 2], least - 1, *input.shape[axis + 3 :]), *rest)
         except ValueError as error:
-            assert str(least - 1) in str(error), f"the error does not show {least - 1}: {error}"
-            assert str(least) in str(error) or problem.padding_mode != "zeros", f"no word of {least}: {error}"
+            text = str(error)
         else:
             raise AssertionError(f"an input of {least - 1} positions was taken, and {least} are needed")
+        assert str(least - 1) in text, f"the error does not show {least - 1}: {text}"
+        assert str(least) in text or problem.padding_mode != "zeros", f"no word of {least}: {text}"
 
 
 @each(CHOSEN)

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometries that nobody chose: each family's cases with other kernels, strides, dilations, paddings, sizes and groups."""
+"""Geometries that nobody chose: every family's cases with other kernels, steps, paddings, sizes and groups."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from contract.problems import CASES, families
+from contract.problems import CHOSEN, each, family_of, first_of_each_family
 from contract.test_gradients import check_gradients
 from contract.test_values import check_values
 from omniconv.core.padding import RULES
@@ -26,7 +25,7 @@ def per_axis(values, dim):
 @st.composite
 def geometries(draw, family):
     """A legal problem of ``family``, by way of its string, with the special numbers and the channels of one case."""
-    case = draw(st.sampled_from([c for c in CASES if c.family is family and c.chosen]))
+    case = draw(st.sampled_from([c for c in CHOSEN if c.family is family]))
     problem, dim = case.problem, case.problem.dim
     stride = draw(per_axis(st.integers(1, 3), dim))
     rules = [r for r in RULES if r != "same" or problem.transposed or set(stride) == {1}]
@@ -64,16 +63,18 @@ def _wider(problem, times, more_groups):
     }
 
 
-def check_geometries(family, plan_for, examples=150):
-    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
-    @given(geometries(family))
-    def hold(problem):
-        check_values(problem, plan_for)
-        check_gradients(problem, plan_for)
+def check_geometries(problem, plan_for, phases=tuple(Phase)):
+    """Values and gradients are the formula's on every problem of this one's family that hypothesis comes upon."""
+
+    @settings(max_examples=150, phases=phases, suppress_health_check=list(HealthCheck))
+    @given(geometries(family_of(problem)))
+    def hold(found):
+        check_values(found, plan_for)
+        check_gradients(found, plan_for)
 
     hold()
 
 
-@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
-def test_geometries(family):
-    check_geometries(family, Plan)
+@each(first_of_each_family(CHOSEN))
+def test_geometries(case):
+    check_geometries(case.problem, Plan)
