@@ -30,7 +30,8 @@ def pytest_terminal_summary(terminalreporter):
         failed = f", {failures[family]} failed" if failures[family] else ""
         write(f"{family:20} {cases[family]:5} cases{failed}")
     write(f"{'in all':20} {cases.total():5} cases")
-    write(f"{len(rejected)} broken things, each rejected:")
+    if rejected:
+        write(f"{len(rejected)} broken things, each rejected:")
     for name, families in rejected.items():
         where = "every family" if len(families) == len(NAMES) else ", ".join(n for n in NAMES if n in families)
         write(f"  {name} ({where})")

@@ -15,7 +15,7 @@ def wrong_tensors(problem):
     family = family_of(problem)
     tensors = halves(problem, torch.float32)
     first = tensors[0]
-    second = next(n for n, t in zip(family.tensor_names[1:], tensors[1:], strict=True) if t is not None)
+    others = [n for n, t in zip(family.tensor_names[1:], tensors[1:], strict=True) if t is not None]
     for at, name in enumerate(family.tensor_names):
         tensor = tensors[at]
 
@@ -29,7 +29,8 @@ def wrong_tensors(problem):
         yield "missing", with_(None), name, "None", TypeError
         yield "a number", with_(3), name, "int", TypeError
         yield "integers", with_(tensor.long()), name, "torch.int64", TypeError
-        yield "elsewhere", with_(tensor.to("meta")), name if at else second, "meta", ValueError
+        if others:  # a lone tensor may lie anywhere
+            yield "elsewhere", with_(tensor.to("meta")), name if at else others[0], "meta", ValueError
         yield "an axis more", with_(tensor[None, None]), name, _shape(tensor[None, None]), ValueError
         if at == 0:
             other = first.new_zeros(first.shape[0], first.shape[1] + 1, *first.shape[2:])

@@ -68,7 +68,10 @@ _plan = planned(_problem)
 
 def blur_pool2d(input: Tensor, kernel_size: Any = 3, stride: Any = 2, padding: Any = 1) -> Tensor:
     """Blur ``input`` (n, c, h, w) and keep every s-th position; see :class:`BlurPool2d`."""
-    return _plan(2, input.shape[-3], kernel_size, stride, padding)(input)
+    if not isinstance(input, Tensor):
+        raise TypeError(f"`input` (={type(input).__name__}) must be a torch.Tensor.")
+    channels = input.shape[-3] if input.dim() > 2 else 1  # of another number of axes: the plan says what is wrong
+    return _plan(2, channels, kernel_size, stride, padding)(input)
 
 
 def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> nn.Module:
