@@ -119,9 +119,12 @@ def test_memory_is_named_where_it_bounds(machine, clock):
     slow = dataclasses.replace(row.measured, time_ms=2 * row.measured.bound_ms, time_ratio=0.5)
     found = dataclasses.replace(found, rows=(dataclasses.replace(row, measured=slow),))
     assert readings(found)[0].endswith("memory bounds its convolution.")
-    small = dataclasses.replace(slow, bound_ms=0.01, time_ms=0.1)
+    small = dataclasses.replace(slow, bound_ms=0.01, time_ms=0.09)
     found = dataclasses.replace(found, rows=(dataclasses.replace(row, measured=small),))
     assert readings(found)[0].endswith("at this size the call costs more than the work.")
+    long = dataclasses.replace(small, time_ms=0.8)
+    found = dataclasses.replace(found, rows=(dataclasses.replace(row, measured=long),))
+    assert "so kernel 'direct' is the limit" in readings(found)[0]
     kernel = dataclasses.replace(slow, time_ms=20 * row.measured.bound_ms)
     found = dataclasses.replace(found, rows=(dataclasses.replace(row, measured=kernel),))
     assert "5.0% of the machine's bound, so kernel 'direct' is the limit" in readings(found)[0]
