@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## compare every family at one position, then run a trained network on photographs
-	$(BIN)/omniconv compare 64 128 56 --time
+	$(BIN)/omniconv compare 64 128 56 --time --format human
 	$(BIN)/python examples/efficientnet_lite0.py
 
 test: $(READY)  ## run all tests on every core
