@@ -17,6 +17,7 @@ from contract.test_cost import check_batch, check_elements, check_macs, check_pa
 from contract.test_dtypes import check_refuses_dtypes
 from contract.test_errors import check_errors, check_too_small
 from contract.test_layers import check_function, check_layer, check_layer_moves, check_layer_trains
+from contract.test_settings import check_setting
 from contract.test_shapes import check_empty_axis, check_fixed_numbers, check_string, check_unbatched
 from omniconv.core.cost import Formula
 from omniconv.core.register import Plan
@@ -244,6 +245,11 @@ def prints_while_it_computes(problem, device=None, dtype=None):
     layer = layer_of(problem)
     layer.register_forward_pre_hook(lambda module, arguments: torch._dynamo.graph_break())
     return layer
+
+
+@trial(check_setting)
+def bears_the_name_of_another_setting(problem):
+    check_setting(problem, replace(family_of(problem).setting_of(problem), name="another"))
 
 
 def a_function(problem):

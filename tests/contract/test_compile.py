@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from contract.calls import Holding, call, functions_for, inputs_of
 from contract.problems import (
@@ -34,26 +33,37 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
+def whole(function, backend="aot_eager"):
+    """``function`` compiled as one graph, once: another graph for another size is an error."""
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
+    once = backend == "aot_eager"  # in training Inductor fixes the sizes of torch's own convolutions too
+
+    def run(*tensors):
+        with torch._dynamo.config.patch(error_on_recompile=once):
+            try:
+                return compiled(*tensors)
+            except torch._dynamo.exc.RecompileError as error:
+                raise AssertionError(f"a size is built in: {error}") from error
+            except torch._dynamo.exc.TorchDynamoException as error:
+                raise AssertionError(f"does not compile whole: {error}") from error
+
+    return run
+
+
 def check_compiles(problem, plan_for, backend="aot_eager"):
     """One graph, forward and backward, serves two batches and sizes, and computes what eager code does."""
     first = lively(problem)
     plan = plan_for(first)
-    counter = CompileCounterWithBackend(backend)
-    compiled = torch.compile(Holding(plan), fullgraph=True, dynamic=True, backend=counter)
+    compiled = whole(Holding(plan), backend)
     for one in (first, grown(first)):
         leaves, twins = tracked(reals(one, torch.float32)), tracked(reals(one, torch.float32))
-        try:
-            output = compiled(*leaves)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise AssertionError(f"does not compile whole: {error}") from error
+        output = compiled(*leaves)
         eager = plan(*twins)
         assert output.shape == eager.shape, f"shape {tuple(output.shape)}, not {tuple(eager.shape)}"
         assert output.stride() == eager.stride(), f"strides {output.stride()}, not {eager.stride()}"
         assert_close(output, eager)
         for a, b in zip(gradients(output, present(leaves)), gradients(eager, present(twins)), strict=True):
             assert_close(a, b)
-    graphs = 1 if backend == "aot_eager" else 2  # Inductor fixes the sizes of torch's own convolutions in training too
-    assert counter.frame_count <= graphs, f"{counter.frame_count} graphs for two sizes: a size is built in"
 
 
 def check_operator(problem, plan_for):
@@ -68,22 +78,24 @@ def check_operator(problem, plan_for):
 
 
 def check_function_compiles(problem, function):
-    """A function called with plain arguments is traced from the reading of its arguments on."""
-    _check_same_compiled(lambda *tensors: call(function, problem, tensors), reals(problem, torch.float32))
+    """A function called with plain arguments is traced whole, from the reading of its arguments on, for every size."""
+    first = lively(problem)
+    _check_same_compiled(
+        lambda *tensors: call(function, first, tensors), [reals(one, torch.float32) for one in (first, grown(first))]
+    )
 
 
 def check_layer_compiles(problem, layer_of):
-    """A layer compiles whole, with its parameters."""
-    layer = layer_of(problem)
-    _check_same_compiled(layer, inputs_of(layer, problem, reals(problem, torch.float32)))
+    """A layer compiles whole, with its parameters, for every size."""
+    first = lively(problem)
+    layer = layer_of(first)
+    _check_same_compiled(layer, [inputs_of(layer, one, reals(one, torch.float32)) for one in (first, grown(first))])
 
 
-def _check_same_compiled(function, tensors):
-    try:
-        output = torch.compile(function, fullgraph=True, backend="aot_eager")(*tensors)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        raise AssertionError(f"does not compile whole: {error}") from error
-    assert_close(output, function(*tensors))
+def _check_same_compiled(function, inputs):
+    compiled = whole(function)
+    for tensors in inputs:
+        assert_close(compiled(*tensors), function(*tensors))
 
 
 @each(covering(CASES, most=4))
