@@ -21,13 +21,19 @@ def functions_for(problem):
             yield function
 
 
-def call(function, problem, tensors):
-    """``function`` of the problem's tensors, numbers and special values, each under its own name."""
+def numbers_for(function, problem):
+    """The problem's numbers and special values that ``function`` takes, each under its own name; flags as booleans."""
     values = {f.name: getattr(problem, f.name) for f in fields(problem)} | dict(problem.special)
-    values |= dict(zip(family_of(problem).tensor_names, tensors, strict=True))
-    parameters = {name: p.default for name, p in signature(function).parameters.items() if name in values}
-    flags = {name for name, default in parameters.items() if isinstance(default, bool)}
-    return function(**{name: bool(values[name]) if name in flags else values[name] for name in parameters})
+    tensors = family_of(problem).tensor_names
+    defaults = {name: p.default for name, p in signature(function).parameters.items()}
+    names = [name for name in defaults if name in values and name not in tensors]
+    return {name: bool(values[name]) if isinstance(defaults[name], bool) else values[name] for name in names}
+
+
+def call(function, problem, tensors):
+    """``function`` of the problem's tensors and numbers."""
+    named = zip(family_of(problem).tensor_names, tensors, strict=True)
+    return function(**{name: t for name, t in named if t is not None}, **numbers_for(function, problem))
 
 
 def inputs_of(layer, problem, tensors):
