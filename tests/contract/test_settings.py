@@ -18,6 +18,8 @@ POSITIONS = [
     for in_channels, out_channels, bias in ((8, 8, True), (16, 8, False), (5, 7, True))
 ]
 
+NAMES = pytest.mark.parametrize("name", settings(), ids=[f"{f.name}-{name}" for name, (f, _) in settings().items()])
+
 
 def built(setting, position):
     """The problem of ``setting`` at ``position``, or at the nearest position that it fits; None where there is none."""
@@ -38,7 +40,7 @@ def check_setting(problem, setting):
     check_params(problem, family.cost, family.layer_of)
 
 
-@pytest.mark.parametrize("name", settings())
+@NAMES
 def test_setting(name):
     _, setting = settings()[name]
     problems = [built(setting, position) for position in POSITIONS if setting.nearest(position) is None]
@@ -48,7 +50,7 @@ def test_setting(name):
         check_setting(problem, setting)
 
 
-@pytest.mark.parametrize("name", settings())
+@NAMES
 def test_setting_has_a_case(name):
     family, setting = settings()[name]
     assert any(family.setting_of(case.problem) is setting for case in CASES if case.family is family)
