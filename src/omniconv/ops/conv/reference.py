@@ -24,7 +24,7 @@ def source(problem: ConvProblem, axis: int, tap: int, size: int, before: int, ou
     if problem.padding_mode == "circular":
         return at % size, torch.ones_like(at)
     inside = (at >= 0) & (at < size)
-    return at.clamp(0, max(size - 1, 0)), inside.to(at.dtype)
+    return at.clamp(0, size - 1), inside.to(at.dtype)
 
 
 def tapped(problem: ConvProblem, input: Tensor, tap: tuple[int, ...]) -> Tensor:
@@ -32,8 +32,6 @@ def tapped(problem: ConvProblem, input: Tensor, tap: tuple[int, ...]) -> Tensor:
     sizes = tuple(input.shape[2:])
     pads, outs = problem.pads(sizes), problem.out_size_of(sizes)
     for axis, k in enumerate(tap):
-        if sizes[axis] == 0:
-            return input.new_zeros(*input.shape[:2], *outs)
         at, inside = source(problem, axis, k, sizes[axis], pads[axis][0], outs[axis])
         keep = inside.to(input.dtype).view(-1, *[1] * (problem.dim - 1 - axis))
         input = input.index_select(axis + 2, at) * keep
