@@ -21,8 +21,8 @@ from tree import PACKAGE, ROOT, families, tracked
 MAY_NAME_FAMILIES = {"__init__.py", "nn.py", "functional.py", "models", "csrc", "gpu"}
 # What a family may take from another: its functions and its formula, not its kernels or its problems.
 SHARED_FILES = {"layer", "reference", "cost"}
-TORCH_FREE_FILES = {"__init__.py", "cost.py", "cases.py"}
-TORCH_FREE_CORE = {"problem.py", "family.py"}
+TORCH_FREE_FILES = {"__init__.py", "cost.py", "cases.py", "benchmarks.py"}
+TORCH_FREE_CORE = {"problem.py", "family.py", "benchmarks.py"}
 
 
 def imports(source, package):

@@ -9,6 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from .benchmarks import Benchmarks
 from .cost import Cost
 from .problem import ConvProblem
 
@@ -118,6 +119,7 @@ class Family:
         real_only: whether the formula has no meaning for complex numbers.
         outside: operators of others that compute the same, ``aten::convolution``; each to a function from a call's
             arguments by name, shapes for tensors, to the problem it solves, or None where it solves another's.
+        benchmarks: the problems that are timed, and what others compute them with.
         tensor_names: names of the tensor arguments, in schema order; read from the schema at once, because Dynamo
             cannot trace a property that is computed on first use.
     """
@@ -140,6 +142,7 @@ class Family:
     check: Callable[[ConvProblem], None] = field(default=lambda problem: None)
     real_only: bool = False
     outside: Mapping[str, Callable[[Mapping[str, Any]], ConvProblem | None]] = field(default_factory=dict)
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
     tensor_names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

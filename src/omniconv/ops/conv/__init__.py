@@ -11,6 +11,7 @@ from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.numbers import divisors
 from omniconv.core.problem import ConvProblem
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import cost, tensors
 from .outside import OUTSIDE
@@ -134,6 +135,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=(
         "CausalConv1d",
         "Conv1d",

@@ -9,6 +9,7 @@ from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import cost, parts, tensors
 
@@ -70,6 +71,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=("DepthwiseSeparableConv1d", "DepthwiseSeparableConv2d", "DepthwiseSeparableConv3d"),
     functions=("depthwise_separable_conv1d", "depthwise_separable_conv2d", "depthwise_separable_conv3d"),
     path=parts,

@@ -9,6 +9,7 @@ from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import check, check_channels, cost, nearest_heads, tensors
 
@@ -76,6 +77,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=("LightweightConv1d", "LightweightConv2d", "LightweightConv3d"),
     real_only=True,
     functions=("lightweight_conv1d", "lightweight_conv2d", "lightweight_conv3d"),

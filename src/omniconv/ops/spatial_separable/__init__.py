@@ -9,6 +9,7 @@ from omniconv.core.choose import needs_even_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import cost, passes, tensors
 
@@ -77,6 +78,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=("SpatialSeparableConv2d", "SpatialSeparableConv3d"),
     functions=("spatial_separable_conv2d", "spatial_separable_conv3d"),
     path=passes,

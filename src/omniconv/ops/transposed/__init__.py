@@ -9,6 +9,7 @@ from typing import Any
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import cost, tensors
 from .outside import OUTSIDE
@@ -105,6 +106,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
     functions=("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "overlap_map", "overlap_verdict"),
     check=_check,

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a family's record says about timing it: named problems, and how other libraries compute them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from .problem import ConvProblem
+
+# Group (of the results and of their chart) → name → problem string, and its variants: a layout, then the dtype where
+# it is not float32, then ``train`` where gradients are timed too, as in ``cl.bf16.train``.
+Problems = Mapping[str, Mapping[str, tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One ordinary convolution, gathering or transposed, of the sequence that computes a problem.
+
+    Every library has those, so this is what a user of another library writes.
+
+    Attributes:
+        problem: its numbers.
+        weight, bias: which tensor arguments of the family it takes.
+        softmax: whether each kernel is normalised over its taps first.
+        repeat: neighbouring channels that share a kernel, which is repeated for them.
+    """
+
+    problem: ConvProblem
+    weight: str
+    bias: str | None = None
+    softmax: bool = False
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """The named problems of a family, and the ordinary convolutions that compute any of its problems; () for none."""
+
+    problems: Problems = field(default_factory=dict)
+    plain: Callable[[ConvProblem], tuple[Plain, ...]] = field(default=lambda problem: ())
+
+
+def itself(problem: ConvProblem) -> tuple[Plain, ...]:
+    """The ``plain`` of a family that every library has."""
+    return (Plain(problem, "weight", "bias" if problem.bias else None),)
