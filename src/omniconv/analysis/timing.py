@@ -60,6 +60,7 @@ def interleaved(
     seconds: float = 1.0,
     sample_seconds: float = 1e-3,
     max_rounds: int = 101,
+    settle_seconds: float = 0.0,
     synchronize: Callable[[], object] | None = None,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
@@ -74,6 +75,8 @@ def interleaved(
         seconds: For all calls together, warm-up included. Three rounds are taken even where that takes longer.
         sample_seconds: The least length of a sample: far above the resolution of the clock.
         max_rounds: Enough rounds, however much time is left.
+        settle_seconds: How long a call runs untimed before each of its samples. Libraries with threads of their own
+            keep them spinning for milliseconds after a call, on the cores that the next candidate needs.
         synchronize: Waits until the device has finished (see `synchronizer`); None where calls return finished.
         clock: Seconds, monotonic.
 
@@ -94,6 +97,7 @@ def interleaved(
         for taken in range(max_rounds if calls else 0):
             begin = clock()
             for name in list(calls)[:: -1 if taken % 2 else 1]:
+                _settle(calls[name], settle_seconds, wait, clock)
                 samples[name].append(_sample(calls[name], repeats[name], wait, clock))
             now = clock()
             if taken + 1 >= FEWEST and now + (now - begin) > end:
@@ -166,6 +170,13 @@ def _sample(call: Callable[[], object], repeats: int, wait: Callable[[], object]
         call()
     wait()
     return (clock() - begin) / repeats
+
+
+def _settle(call: Callable[[], object], seconds: float, wait: Callable[[], object], clock: Clock) -> None:
+    end = clock() + seconds
+    while clock() < end:
+        call()
+    wait()
 
 
 def _nothing() -> None:

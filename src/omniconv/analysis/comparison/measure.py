@@ -13,7 +13,7 @@ from torch import nn
 
 from omniconv.analysis.comparison.result import Comparison, Measured, Part, Row
 from omniconv.analysis.comparison.verify import complaint
-from omniconv.analysis.machine import Machine, measure_machine
+from omniconv.analysis.machine import Machine, better, measure_machine
 from omniconv.analysis.timing import Timing, interleaved, rank, ratios, synchronizer
 from omniconv.core.family import family_of
 from omniconv.core.problem import ConvProblem
@@ -47,20 +47,9 @@ def measured(comparison: Comparison, threads: int | None, seconds: float, report
         say(f"timing {len(calls)} layers for {seconds:.0f} s")
         timings = interleaved(calls, seconds=seconds, synchronize=synchronizer(machine.device))
     say("measuring the machine again")
-    machine = _best(machine, measure_machine(options["dtype"], options["device"], threads))
+    machine = better(machine, measure_machine(options["dtype"], options["device"], threads))
     rows = tuple(_timed(row, machine, timings, wrong) for row in comparison.rows)
     return replace(comparison, rows=_ranked(rows, timings), machine=machine.to_dict())
-
-
-def _best(before: Machine, after: Machine) -> Machine:
-    """What the machine could do at its better moment: a bound taken while something else ran would bound nothing."""
-    pairs = zip(before.bandwidths, after.bandwidths, strict=True)
-    return replace(
-        before,
-        peak=max(before.peak, after.peak),
-        bandwidths=tuple((size, max(rate, again)) for (size, rate), (_, again) in pairs),
-        noise=max(before.noise, after.noise),
-    )
 
 
 def _prepared(
