@@ -12,6 +12,10 @@ ENGLISH = {
     "families end": "One with its cost: omniconv explain NAME IN OUT SIZE. All of them: omniconv compare IN OUT SIZE.",
     "legend measured": "Bound: the machine's roofline, step by step. Time: median, ± half the interquartile range. "
     "≈: intervals overlap, not ranked.",
+    "legend bench": "Time: median, ± half the interquartile range. × a peer: how many times faster, within each "
+    "round; –: below. Bound: the machine's roofline over the whole problem.",
+    "fastest torch": "the fastest of torch",
+    "fastest of all": "at least as fast as the fastest peer, up to the spread",
     "sampling": "of sampling",
     "fewer": "{0} has {1} fewer MACs than standard {2}",
     "exceeded": "no bound, because the machine was busier while it was measured",
@@ -73,6 +77,11 @@ KOREAN = {
     "F/B: 바이트당 FLOP.",
     "legend measured": "하한: 장치의 루프라인, 단계별. 시간: 중앙값, ± 사분위 범위의 절반. "
     "≈: 구간이 겹쳐 순위를 매기지 않음.",
+    "legend bench": "시간: 중앙값, ± 사분위 범위의 절반. × 상대: 같은 회차에서 그보다 몇 배 빠른지. –: 아래 참조. "
+    "하한: 문제 전체에 대한 장치의 루프라인.",
+    "fastest torch": "torch 가운데 가장 빠른 것",
+    "fastest of all": "가장 빠른 상대 이상(편차 안에서)",
+    "least": "최저",
     "sampling": "표본 추출",
     "exponentials": "지수 계산",
     "fewer": "{0}: MACs는 표준보다 {1} 적지만 {2}",

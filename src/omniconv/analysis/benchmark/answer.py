@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The right answer of a benchmark in float64, and whether another is that answer: no time without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from omniconv.analysis.benchmark.operands import Operands
+from omniconv.analysis.benchmark.peers import Unavailable
+from omniconv.analysis.benchmark.peers.plain import answered, function_of
+from omniconv.analysis.benchmark.problems import Benchmark
+from omniconv.analysis.comparison.verify import rounding
+
+# The formula walks the taps, and writes its input and its output anew for each: with more elements than this, or more
+# multiply-adds, torch's convolution in float64 answers for it. Takes about a second.
+MOST_ELEMENTS = 50_000_000
+MOST_MACS = 500_000_000
+# The gradient of a weight is a sum over all positions, which cancels; a tensor of 4096 of them may lose this much more.
+CANCELLED = 8
+
+
+def right_answer(benchmark: Benchmark, operands: Operands) -> tuple[Tensor, ...]:
+    """The output and, where the benchmark trains, the gradient of every argument, in float64."""
+    problem, family = benchmark.problem, benchmark.family
+
+    def formula(*tensors: Tensor | None) -> Tensor:
+        return family.part("reference").reference(problem, *tensors)
+
+    function = formula
+    walked = (problem.batch or 1) * prod(problem.kernel_size)
+    walked *= problem.in_channels * prod(problem.in_size or ()) + problem.out_channels * prod(problem.out_size)
+    if walked * (3 if benchmark.training else 1) > MOST_ELEMENTS or family.cost(problem).macs > MOST_MACS:
+        try:
+            function = function_of(problem)
+        except Unavailable:
+            function = formula
+    call = answered(function, operands.wide())
+    return tuple(tensor.detach() for tensor in call.read(call.run()))
+
+
+def complaint(answer: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype) -> str:
+    """What is wrong with an answer, or ""."""
+    for at, (got, expected) in enumerate(zip(answer, right, strict=True)):
+        what = f"the gradient of argument {at - 1}" if at else "the output"
+        if got.shape != expected.shape:
+            return f"{what} has shape {tuple(got.shape)}, and {tuple(expected.shape)} is right"
+        error = float((got.detach().to("cpu", torch.float64) - expected).abs().max())
+        allowed = rounding(dtype, got.device.type) * float(expected.abs().max()) * (CANCELLED if at > 1 else 1)
+        if not error <= allowed:  # written so that NaN is an error too
+            return f"{what} differs from the formula by {error:.2g}; rounding explains {allowed:.2g}"
+    return ""
