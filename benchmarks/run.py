@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, print, write; 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("regex", nargs="?", default="", help="which problems; all of them without it")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each problem")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each problem")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rt", action="store_true", help="real-time scheduling while timing")
     parser.add_argument("-o", "--output", type=Path, help="result file; none is written by default when only some run")

@@ -54,6 +54,12 @@ def test_a_sample_lasts_a_millisecond_or_one_call(workshop):
     assert workshop.log.count("b") == 5
 
 
+def test_a_call_settles_untimed_before_each_sample(workshop):
+    lengths = [0.01, 0.01, *(part for _ in range(3) for part in (0.02, 0.02, 0.005))]
+    found = interleaved({"a": workshop.call("a", lengths)}, seconds=0.001, settle_seconds=0.03, clock=workshop.clock)
+    assert found["a"].samples == pytest.approx([0.005] * 3)
+
+
 def test_rounds_go_back_and_forth_through_all_candidates(workshop):
     names = "abc"
     interleaved({name: workshop.call(name, 0.01) for name in names}, seconds=0.001, clock=workshop.clock)

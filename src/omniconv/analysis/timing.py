@@ -76,7 +76,7 @@ def interleaved(
         sample_seconds: The least length of a sample: far above the resolution of the clock.
         max_rounds: Enough rounds, however much time is left.
         settle_seconds: How long a call runs untimed before each of its samples. Libraries with threads of their own
-            keep them spinning for milliseconds after a call, on the cores that the next candidate needs.
+            keep them spinning for up to 20 ms after a call, on the cores that the next candidate needs.
         synchronize: Waits until the device has finished (see `synchronizer`); None where calls return finished.
         clock: Seconds, monotonic.
 

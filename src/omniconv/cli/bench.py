@@ -25,7 +25,7 @@ EXAMPLES = examples(
 @click.command("bench", epilog=EXAMPLES)
 @click.argument("regex", metavar="[REGEX]", default="")
 @click.option("--peers", metavar="NAME[,…]", help=f"{', '.join(PEERS)}; without it, those installed.")
-@click.option("--seconds", type=float, default=2.0, show_default=True, help="To time each problem for.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="To time each problem for.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Only problems in it.")
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Only problems in it: channels first, or last in memory.")
 @click.option("--mode", type=click.Choice(MODES), help="Only problems in it; training computes all gradients too.")

@@ -15,7 +15,7 @@ def bench(
     regex: str = "",
     *,
     peers: Sequence[str] | None = None,
-    seconds: float = 2.0,
+    seconds: float = 3.0,
     dtype: str | None = None,
     layout: str | None = None,
     mode: str | None = None,
@@ -52,7 +52,7 @@ def bench(
         groups = ", ".join(dict.fromkeys(benchmark.group for benchmark in every()))
         raise ValueError(f"`regex` (={regex!r}) matches no problem{having}; there are {groups}.")
     if not seconds > 0:
-        raise ValueError(f"`seconds` (={seconds}) must be positive; use 2.")
+        raise ValueError(f"`seconds` (={seconds}) must be positive; use 3.")
     names = [name for name in PEERS if version(name)] if peers is None else list(peers)
     for name in names:
         one_of("peers", name, tuple(PEERS))
