@@ -45,8 +45,10 @@ class Peer:
     halves: bool = True
     channels_last: bool = True
 
-    def refuse(self, benchmark: Benchmark) -> str:
+    def refuse(self, benchmark: Benchmark, device: str = "cpu") -> str:
         """Why it cannot compute a benchmark at all, or ""."""
+        if device != "cpu" and "torch" not in self.packages:
+            return "it is timed on the CPU only"
         if benchmark.training and not self.gradients:
             return "it computes no gradients"
         if benchmark.dtype == "bfloat16" and not self.halves:
@@ -89,7 +91,7 @@ def prepared(name: str, benchmark: Benchmark, operands: Operands, threads: int) 
     """
     if version(name) is None:
         raise Unavailable("not installed; pip install 'omniconv[bench]'")
-    if why := PEERS[name].refuse(benchmark):
+    if why := PEERS[name].refuse(benchmark, operands.leaves[0].device.type):
         raise Unavailable(why)
     module = import_module(f"omniconv.analysis.benchmark.peers.{PEERS[name].module}")
     call: Call = module.prepare(benchmark, operands, threads)
