@@ -82,6 +82,7 @@ KOREAN = {
     "fastest torch": "torch 가운데 가장 빠른 것",
     "fastest of all": "가장 빠른 상대 이상(편차 안에서)",
     "least": "최저",
+    "peers": "비교 상대",
     "sampling": "표본 추출",
     "exponentials": "지수 계산",
     "fewer": "{0}: MACs는 표준보다 {1} 적지만 {2}",

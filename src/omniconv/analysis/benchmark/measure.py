@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -94,7 +95,7 @@ def _row(benchmark: Benchmark, names: Sequence[str], machine: Machine, seconds: 
         if wrong := admit(OURS, lambda: answered(Plan(benchmark.problem), operands)):
             return Row(benchmark, kernel, wrong=wrong)
         for name in names:
-            if why := admit(name, lambda name=name: prepared(name, benchmark, operands, machine.threads)):  # type: ignore[misc]  # mypy infers no default
+            if why := admit(name, partial(prepared, name, benchmark, operands, machine.threads)):
                 beside[name] = Beside(why=why)
         with real_time(wanted=rt):
             timings = interleaved(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from omniconv.analysis.benchmark.peers import TORCH
+from omniconv.analysis.benchmark.peers import PEERS, TORCH
 from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.analysis.comparison.text import machine_text
 from omniconv.analysis.machine import Bound
@@ -135,7 +135,8 @@ class Bench(Result):
     def under(self, lang: str = "en") -> list[str]:
         torch_alone = [(row, found) for row in self.rows if (found := row.least(*TORCH))]
         every = [(row, found) for row in self.rows if (found := row.least(*row.peers))]
-        said = [say("legend bench", lang)]
+        peers = [f"{name} {self.versions[name]} ({PEERS[name].summary})" for name in self.options["peers"]]
+        said = [say("legend bench", lang), f"{say('peers', lang)}: {', '.join(peers) or say('none', lang)}"]
         if torch_alone:
             held = [found[1].median >= NEVER_SLOWER for _, found in torch_alone]
             said.append(f"≥ {NEVER_SLOWER} × {say('fastest torch', lang)}: {_held(held, torch_alone, lang)}")

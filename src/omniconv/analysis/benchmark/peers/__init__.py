@@ -35,7 +35,7 @@ class Peer:
         module: of this folder, with ``prepare(benchmark, operands, threads)``, which returns a ``Call``.
         summary: what it is.
         packages: that it needs; the first one's version is its version.
-        gradients, halves, channels_last: whether it can train, compute in bfloat16, and take tensors in that layout.
+        gradients, halves, channels_last: whether it is timed with gradients, in bfloat16, and in that layout.
     """
 
     module: str
@@ -52,15 +52,15 @@ class Peer:
         if benchmark.training and not self.gradients:
             return "it computes no gradients"
         if benchmark.dtype == "bfloat16" and not self.halves:
-            return "it has no bfloat16 convolution on the CPU"
+            return "it is timed in float32 only"
         return "it takes channels first only" if benchmark.layout == "cl" and not self.channels_last else ""
 
 
 TORCH = ("torch", "torch_cl", "compile")
 PEERS = {
-    "torch": Peer("eager", "eager torch, tensors as they lie"),
-    "torch_cl": Peer("channels_last", "eager torch through channels_last: converted there and back, both timed"),
-    "compile": Peer("compiled", "torch.compile, its compilation not timed"),
+    "torch": Peer("eager", "eager, tensors as they lie"),
+    "torch_cl": Peer("channels_last", "eager through channels_last, converted there and back"),
+    "compile": Peer("compiled", "torch.compile, compiled beforehand"),
     "onnxruntime": Peer(
         "onnxruntime",
         "constant weights",

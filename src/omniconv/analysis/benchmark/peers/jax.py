@@ -20,8 +20,8 @@ from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.core.benchmarks import Plain
 from omniconv.core.problem import ConvProblem
 
-# XLA has no depthwise kernel for the CPU. A sum of shifted products, which it fuses, is up to 25 times faster and
-# compiles in seconds up to about as many taps as this.
+# XLA has no depthwise kernel for the CPU. A sum of shifted products, which it fuses, took 1.0 ms where its convolution
+# took 26 (K=7×7 over 96×56×56); each tap lengthens the compilation, which takes about a second at this many.
 MOST_SHIFTS = 49
 SLOWEST = 1.0
 
