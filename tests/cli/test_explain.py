@@ -90,9 +90,18 @@ def test_output_padding(call):
 def test_the_kernel_and_why_not_the_others(call):
     found = facts(call("explain standard 4 4 9 -p 0:1x1:0 --json"))
     assert found["kernel"] == "padded"
-    assert found["refused"][0]["kernel"] == "direct"
+    assert [refusal["kernel"] for refusal in found["refused"]] == ["native", "direct"]
     text = call("explain standard 4 4 9 -p 0:1x1:0").stdout
+    assert "Not native: every channel meets every other" in text
     assert "Not direct: the padding ((0, 1), (1, 0)) is not the same on both sides" in text
+
+
+@pytest.mark.parametrize(("hidden", "kernel"), [("", "native"), ("0", "direct")])
+def test_a_hidden_library_is_a_reason(call, monkeypatch, hidden, kernel):
+    monkeypatch.setenv("OMNICONV_NATIVE", hidden)
+    found = facts(call("explain depthwise 4 4 9 --json"))
+    assert found["kernel"] == kernel
+    assert ("OMNICONV_NATIVE=0" in str(found["refused"])) == (hidden == "0")
 
 
 def test_bias_and_sampling_are_counted_apart(call):

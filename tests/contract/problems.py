@@ -17,7 +17,7 @@ import torch
 from omniconv.core.choose import choose
 from omniconv.core.family import Family, Kernel, families, family_of
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import _KERNELS, Plan
+from omniconv.core.register import _KERNELS, _NATIVE, Plan
 from tolerance import assert_close, assert_equal
 
 
@@ -53,7 +53,9 @@ def plans_of(kernel):
     def plan_for(problem):
         plan = Plan(problem)
         if kernel.refuse(problem) is None:
-            plan._run, plan._operator = _KERNELS[problem.family, kernel.name]
+            plan._native = _NATIVE.get((problem.family, kernel.name))
+            portable = plan.choice.portable if kernel.compiled else kernel
+            plan._run, plan._operator = _KERNELS[problem.family, portable.name]
         return plan
 
     return plan_for

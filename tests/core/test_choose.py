@@ -12,33 +12,45 @@ from omniconv.core.choose import choose
 from omniconv.core.family import Kernel, families, family_of, settings
 from omniconv.core.problem import ConvProblem
 
-REFUSALS = {
-    "conv:c3_o4_k3x3_pad1": None,
-    "conv:c3_o4_k3x3_pad1x2": None,
-    "conv:c3_o4_k3x3_s2_padvalid": None,
-    "conv:c3_o4_k3x3_padsame": None,
-    "conv:c3_o4_k2x2_padsame": "not the same on both sides",
-    "conv:c3_o4_k3_padcausal": "not the same on both sides",
-    "conv:c3_o4_k3x3_s2_padtf-same": "depends on the input size",
-    "conv:c3_o4_k3x3_pad1_reflect": "the padding mode is 'reflect'",
+DENSE, WIDE, HIDDEN = "every channel meets every other", "more than 16 channels", "OMNICONV_NATIVE=0 hides"
+# The kernel that runs, the one made of ATen calls that stands in for it, and what those before it say.
+CHOICES = {
+    "conv:c3_o4_k3x3_pad1": ("direct", "direct", {"native": DENSE}),
+    "conv:c3_o4_k3x3_pad1x2": ("direct", "direct", {"native": DENSE}),
+    "conv:c3_o4_k3x3_s2_padvalid": ("direct", "direct", {"native": DENSE}),
+    "conv:c3_o4_k3x3_padsame": ("direct", "direct", {"native": DENSE}),
+    "conv:c3_o4_k2x2_padsame": ("padded", "padded", {"native": DENSE, "direct": "not the same on both sides"}),
+    "conv:c3_o4_k3_padcausal": ("padded", "padded", {"native": DENSE, "direct": "not the same on both sides"}),
+    "conv:c3_o4_k3x3_s2_padtf-same": ("padded", "padded", {"native": DENSE, "direct": "depends on the input size"}),
+    "conv:c3_o4_k3x3_pad1_reflect": ("padded", "padded", {"native": DENSE, "direct": "padding mode is 'reflect'"}),
+    "conv:c4_o4_k3x3_g4_pad1_reflect": ("padded", "padded", {"native": "'reflect'", "direct": "'reflect'"}),
+    "conv:c34_o34_k3x3_g2_pad1": ("direct", "direct", {"native": WIDE}),
+    "conv:c2_o34_k3x3_g2_padcausal": ("padded", "padded", {"native": WIDE, "direct": "not the same on both sides"}),
+    "conv:c4_o4_k3x3_g4_pad1": ("native", "direct", {}),
+    "conv:c32_o16_k3_g2_s2_d2": ("native", "direct", {}),
+    "conv:c4_o4_k3_g4_padcausal": ("native", "padded", {"direct": "not the same on both sides"}),
+    "conv:c4_o8_k3x3_g4_s2_padtf-same": ("native", "padded", {"direct": "depends on the input size"}),
 }
 
 
-@pytest.mark.parametrize(("text", "why"), REFUSALS.items())
-def test_the_kernel_of_an_ordinary_convolution(text, why):
+@pytest.mark.parametrize(("text", "kernel", "portable", "refused"), [(text, *rest) for text, rest in CHOICES.items()])
+@pytest.mark.parametrize("hidden", [False, True], ids=["", "hidden"])
+def test_the_kernel_of_an_ordinary_convolution(text, kernel, portable, refused, hidden, monkeypatch):
+    monkeypatch.setenv("OMNICONV_NATIVE", "0" if hidden else "1")
     choice = choose(ConvProblem.parse(text))
-    if why is None:
-        assert (choice.kernel.name, choice.refused) == ("direct", ())
-        assert choice.reason == f"direct: {choice.kernel.summary}"
-    else:
-        assert (choice.kernel.name, [name for name, _ in choice.refused]) == ("padded", ["direct"])
-        assert why in choice.refused[0][1]
-        assert choice.reason.endswith(f" Not direct: {choice.refused[0][1]}")
+    if kernel == "native":
+        kernel, refused = (portable, {"native": HIDDEN, **refused}) if hidden else (kernel, {})
+    assert (choice.kernel.name, choice.portable.name) == (kernel, portable)
+    assert [name for name, _ in choice.refused] == list(refused)
+    assert all(part in said for (_, said), part in zip(choice.refused, refused.values(), strict=True))
+    whole = f"{kernel}: {choice.kernel.summary}" + "".join(f" Not {name}: {said}" for name, said in choice.refused)
+    assert choice.reason == whole
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_the_last_kernel_of_a_family_takes_every_problem(family):
     assert len({kernel.name for kernel in family.kernels}) == len(family.kernels)
+    assert not family.kernels[-1].compiled
     for text in family.cases.values():
         problem = ConvProblem.parse(text)
         assert family.kernels[-1].refuse(problem) is None

@@ -7,6 +7,7 @@ import copy
 import pickle
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,10 +31,34 @@ def tensors(dtype=torch.float32, batch=(2,)):
 
 def test_every_kernel_is_an_operator_with_the_schema_of_its_record():
     for family in families().values():
+        assert family.tensor_names[0] == "input"
         for kernel in family.kernels:
-            schema = str(operator(family.name, kernel.name)._schema)
-            assert schema == f"omniconv::{family.name}.{kernel.name}{family.schema}"
-            assert family.tensor_names[0] == "input"
+            if not kernel.compiled:
+                schema = str(operator(family.name, kernel.name)._schema)
+                assert schema == f"omniconv::{family.name}.{kernel.name}{family.schema}"
+
+
+def test_a_compiled_kernel_is_four_operators_of_tensors_and_integers():
+    found = 0
+    for family in families().values():
+        arguments = family.schema[1 : family.schema.index(")")].split(", ")
+        tensors = ", ".join(a for a in arguments if a.startswith("Tensor"))
+        gradients = ", ".join(["Tensor"] * len(family.tensor_names))
+        for kernel in family.kernels:
+            if kernel.compiled:
+                found += 1
+                name = f"omniconv::{family.name}_{kernel.name}"
+                for end in ("", "_raw"):
+                    forward, backward = (compiled_operator(name + part + end) for part in ("", "_backward"))
+                    assert str(forward._schema) == f"{name}{end}({tensors}, SymInt[] numbers) -> Tensor"
+                    assert str(backward._schema) == (
+                        f"{name}_backward{end}(Tensor grad, {tensors}, SymInt[] numbers, int wanted) -> ({gradients})"
+                    )
+    assert found
+
+
+def compiled_operator(qualified):
+    return getattr(torch.ops.omniconv, qualified.removeprefix("omniconv::")).default
 
 
 def test_a_plan_runs_its_kernel_and_the_operator_computes_the_same():
@@ -136,10 +161,15 @@ def test_a_plan_hears_a_listener_with_the_size_of_its_input():
     assert seen == [plan.problem.at((5, 6), 2)]
 
 
-def test_what_a_kernel_calls_is_not_heard():
+@pytest.mark.parametrize("compiled", [False, True], ids=["composite", "compiled"])
+def test_what_a_kernel_calls_is_not_heard(compiled):
     seen, plan, (x, weight, bias) = [], plan_of(), tensors()
+    kernel = SimpleNamespace(flat=SimpleNamespace(pack=tuple), takes=lambda tensor: compiled)
+    kernel.eager = lambda run, tensors, flat: OF.conv2d(run(*tensors, *flat), torch.ones(1, 6, 1, 1))
     run = plan._run
-    plan._run = lambda *arguments: OF.conv2d(run(*arguments), torch.ones(1, 6, 1, 1))
+    plan._native = kernel
+    if not compiled:
+        plan._run = lambda *arguments: OF.conv2d(run(*arguments), torch.ones(1, 6, 1, 1))
     with listening(lambda problem, _tensors, run: seen.append(problem) or run()):
         assert plan(x, weight, bias).shape == (2, 1, 5, 6)
     assert [problem.out_channels for problem in seen] == [6]

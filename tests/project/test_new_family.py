@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from omniconv.core import library
 from tree import ROOT
 
 SAMPLE = Path(__file__).parent / "sample_family"
@@ -29,11 +30,14 @@ def project(tmp_path_factory):
     after = before.replace('    "conv",\n', '    "conv",\n    "blur",\n')
     assert len(after.splitlines()) == len(before.splitlines()) + 1, "adding a family is one line"
     registry.write_text(after, encoding="utf-8")
+    for finder in sys.meta_path:  # an editable install finds its own files first, whatever PYTHONPATH says
+        if type(finder).__module__.startswith("_editable"):
+            (copy / "src" / f"{type(finder).__module__}.py").write_text("", encoding="utf-8")
     return copy
 
 
 def run(project, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "OMNICONV_LIBRARY": str(library.path() or "")}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(
         [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
@@ -60,3 +64,9 @@ def test_the_contract_holds_it(project):
 
 def test_its_names_are_public(project):
     run(project, "-c", "import torch, omniconv; omniconv.nn.BlurPool2d(3)(torch.ones(1, 3, 8, 8))")
+
+
+def test_it_is_the_copy_that_runs(project):
+    where = run(project, "-c", "import omniconv.core.library as l; print(l.__file__, l.absent())").split()
+    assert where[0] == str(project / "src/omniconv/core/library.py")
+    assert " ".join(where[1:]) == library.absent()

@@ -13,7 +13,8 @@ from tree import ROOT, tracked
 LONGEST = {".py": 400, ".cpp": 600, ".h": 600}
 MEDIAN = 150
 SAYS_NOTHING = re.compile(r"(utils?|helpers?|common|misc)$")
-HEADER = {".py": "# SPDX-License-Identifier: Apache-2.0", ".cpp": "// SPDX-License-Identifier: Apache-2.0"}
+LICENCE = "SPDX-License-Identifier: Apache-2.0\n"
+HEADER = {".py": "# ", ".cpp": "// ", ".h": "// ", "CMakeLists.txt": "# "}
 
 
 def complaints(where, text):
@@ -27,12 +28,13 @@ def complaints(where, text):
     words = [part for part in [*folders, stem] if SAYS_NOTHING.search(part.lower())]
     if words:
         yield f"the name {words[0]!r} says nothing: name the idea"
-    if suffix in HEADER and text and not text.startswith(HEADER[suffix]):
+    comment = HEADER.get(name, HEADER.get(suffix))
+    if comment and text and not text.startswith(comment + LICENCE):
         yield "the first line is not the SPDX licence line"
 
 
 def test_every_file():
-    files = tracked(*LONGEST)
+    files = [*tracked(*LONGEST), ROOT / "CMakeLists.txt"]
     found = [
         f"{path.relative_to(ROOT)}: {complaint}"
         for path in files
@@ -43,7 +45,7 @@ def test_every_file():
     assert median <= MEDIAN, f"the median file has {median:.0f} lines, more than {MEDIAN}"
 
 
-HEAD = "# SPDX-License-Identifier: Apache-2.0\n"
+HEAD = f"# {LICENCE}"
 
 
 @pytest.mark.parametrize(
@@ -54,13 +56,25 @@ HEAD = "# SPDX-License-Identifier: Apache-2.0\n"
         ("src/omniconv/core/utils.py", HEAD, "says nothing"),
         ("src/omniconv/common/padding.py", HEAD, "says nothing"),
         ("tests/conv_helpers.py", HEAD, "says nothing"),
+        ("src/omniconv/csrc/rows.h", f"// {LICENCE}" + "//\n" * 600, "601 lines"),
         ("src/omniconv/a.py", "import torch\n", "SPDX"),
+        ("src/omniconv/csrc/rows.h", "#pragma once\n", "SPDX"),
+        ("src/omniconv/csrc/rows.cpp", HEAD, "SPDX"),
+        ("CMakeLists.txt", "project(omniconv)\n", "SPDX"),
     ],
 )
 def test_refuses(where, text, complaint):
     assert complaint in "; ".join(complaints(where, text))
 
 
-@pytest.mark.parametrize("where", ["src/omniconv/core/padding.py", "src/omniconv/ops/__init__.py"])
-def test_accepts(where):
-    assert list(complaints(where, HEAD + "x = 1\n" * 399)) == []
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("src/omniconv/core/padding.py", HEAD + "x = 1\n" * 399),
+        ("src/omniconv/ops/__init__.py", HEAD + "x = 1\n" * 399),
+        ("src/omniconv/csrc/rows.h", f"// {LICENCE}" + "//\n" * 599),
+        ("CMakeLists.txt", HEAD),
+    ],
+)
+def test_accepts(where, text):
+    assert list(complaints(where, text)) == []

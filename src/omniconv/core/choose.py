@@ -6,14 +6,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .family import Kernel, family_of
+from .library import absent
 from .problem import ConvProblem
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel that runs, and the sentence of every faster one that refused."""
+    """The kernel that runs, and the sentence of every faster one that refused.
+
+    ``portable`` is the first that is made of ATen calls: it runs where the compiled kernels have no say, in other types
+    than float32 and bfloat16, on other devices than a CPU, and under the transforms of ``torch.func``.
+    """
 
     kernel: Kernel
+    portable: Kernel
     refused: tuple[tuple[str, str], ...]
 
     @property
@@ -26,11 +32,19 @@ class Choice:
 def choose(problem: ConvProblem) -> Choice:
     """Return the first kernel of the problem's family that does not refuse it."""
     refused: list[tuple[str, str]] = []
+    chosen = None
     for kernel in family_of(problem).kernels:
+        if chosen and kernel.compiled:
+            continue
         why = kernel.refuse(problem)
+        if why is None and kernel.compiled and (missing := absent()):
+            why = f"{missing}."
         if why is None:
-            return Choice(kernel, tuple(refused))
-        refused.append((kernel.name, why))
+            chosen = chosen or kernel
+            if not kernel.compiled:
+                return Choice(chosen, kernel, tuple(refused))
+        elif chosen is None:
+            refused.append((kernel.name, why))
     raise RuntimeError(f"every kernel of {problem.family!r} refused {problem}: {refused}")
 
 

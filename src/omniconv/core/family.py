@@ -85,15 +85,22 @@ def takes_all(problem: ConvProblem) -> str | None:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute a family: the function ``name`` in the folder's ``module``.
+    """One way to compute a family: the function ``name`` in the folder's ``module``; ``cpu`` is the compiled library.
 
-    ``refuse`` returns None, or one sentence saying why this kernel cannot take a problem.
+    ``refuse`` returns None, or one sentence saying why this kernel cannot take a problem. ``words`` are the texts that
+    a compiled kernel knows, in the order of its numbers for them.
     """
 
     name: str
     summary: str
     module: str = "aten"
     refuse: Callable[[ConvProblem], str | None] = takes_all
+    words: tuple[str, ...] = ("zeros",)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it is part of the compiled library: float32 and bfloat16 on a CPU."""
+        return self.module == "cpu"
 
 
 @dataclass(frozen=True, eq=False)

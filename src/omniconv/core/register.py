@@ -3,7 +3,8 @@
 
 Every kernel of every family is an operator ``omniconv::<family>.<kernel>`` with the record's schema. A kernel made of
 ATen calls is registered as a composite, so that gradients of every order, fakes, autocast and vmap are those of its
-parts. Eager code calls the same function without the dispatcher, which would only decompose it (6 µs a call).
+parts. Eager code calls the same function without the dispatcher, which would only decompose it (6 µs a call). What a
+kernel of the compiled library needs instead is in ``native.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from .check import check_tensors
 from .choose import choose
 from .family import Family, families, family_of
+from .library import load
+from .native import Native, lowered, plain, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
@@ -25,11 +28,16 @@ Function = Callable[..., Tensor]
 
 _LIBRARY = torch.library.Library("omniconv", "DEF")
 _KERNELS: dict[tuple[str, str], tuple[Function, Any]] = {}
+_NATIVE: dict[tuple[str, str], Native] = {}
 
 
 def register(family: Family) -> None:
     """Define the operators of ``family`` and remember each kernel's function and operator."""
-    for kernel in family.kernels:
+    for kernel in reversed(family.kernels):
+        if kernel.compiled:
+            universal, _ = _KERNELS[family.name, family.kernels[-1].name]
+            _NATIVE[family.name, kernel.name] = Native(family, kernel, universal, _LIBRARY)
+            continue
         function = getattr(family.part(kernel.module), kernel.name)
         _LIBRARY.define(f"{family.name}.{kernel.name}{family.schema}")
         _LIBRARY.impl(f"{family.name}.{kernel.name}", function, "CompositeImplicitAutograd")
@@ -49,14 +57,25 @@ class Plan:
         self.family = family_of(problem)
         self.family.check(problem)
         self.choice = choose(problem)
-        self._run, self._operator = _KERNELS[problem.family, self.choice.kernel.name]
+        self._run, self._operator = _KERNELS[problem.family, self.choice.portable.name]
+        self._native = _NATIVE.get((problem.family, self.choice.kernel.name))
         self._accepted: set[Any] = set()
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
+        if self._native is not None:
+            self._dims = problem.dim + 2
+            self._shapes = tuple(self.family.tensors(problem).values())[1:]
+            self._flat = None if self._numbers is None else self._native.flat.pack(self._numbers)
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
         return Plan, (self.problem,)
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
+        if self._native is not None and self._direct(tensors):
+            try:
+                return self._native.eager(self._run, tensors, self._flat or self._packed(tensors))
+            except (RuntimeError, TypeError):
+                self._check(tensors)  # says what is wrong better than a kernel can
+                raise
         input = tensors[0]
         names = self.family.tensor_names
         if not isinstance(input, Tensor):
@@ -72,6 +91,18 @@ class Plan:
         self._check(tensors)
         output = self._watched(tensors)
         return output.squeeze(0) if unbatched else output
+
+    def _direct(self, tensors: tuple[Tensor | None, ...]) -> bool:
+        """Whether only a compiled kernel's own checks need to stand between these tensors and it."""
+        if not plain(tensors) or torch.is_autocast_enabled("cpu") or current_listener() is not None:
+            return False
+        input: Any = tensors[0]
+        if input is None or input.dim() != self._dims or not Native.takes(input):
+            return False
+        for tensor, shape in zip(tensors[1:], self._shapes, strict=True):
+            if shape is not None if tensor is None else not (tensor.is_cpu and tensor.shape == shape):
+                return False
+        return True
 
     def _check(self, tensors: tuple[Tensor | None, ...]) -> None:
         if torch.compiler.is_compiling():
@@ -89,18 +120,32 @@ class Plan:
         return None
 
     def _watched(self, tensors: tuple[Tensor | None, ...]) -> Tensor:
-        if torch.compiler.is_compiling():
-            return self._operator(*tensors, *self._arguments(tensors))
-        listener = current_listener()
+        listener = None if torch.compiler.is_compiling() else current_listener()
         if listener is None:
-            return self._run(*tensors, *self._arguments(tensors))
+            return self._compute(tensors)
         input: Any = tensors[0]
 
         def run() -> Tensor:
             with listening(None):
-                return self._run(*tensors, *self._arguments(tensors))
+                return self._compute(tensors)
 
         return listener(self.problem.at(tuple(input.shape[2:]), input.shape[0]), tensors, run)
+
+    def _compute(self, tensors: tuple[Tensor | None, ...]) -> Tensor:
+        """Checked tensors through the compiled kernel where it takes them, else through ATen."""
+        native, compiling = self._native, torch.compiler.is_compiling()
+        if native is not None and not torch.compiler.is_exporting():  # exported programs run without this library
+            narrow: tuple[Any, ...] = lowered(tensors)
+            if native.takes(narrow[0]):
+                if plain(narrow):
+                    return native.eager(self._run, narrow, self._packed(tensors))
+                if compiling and not transforming():
+                    return native.operator(*narrow, self._packed(tensors))
+        return (self._operator if compiling else self._run)(*tensors, *self._arguments(tensors))
+
+    def _packed(self, tensors: tuple[Tensor | None, ...]) -> tuple[int, ...]:
+        assert self._native is not None  # noqa: S101
+        return self._native.flat.pack(self._arguments(tensors))
 
     def _arguments(self, tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
         if self._numbers is not None:
@@ -142,3 +187,4 @@ def _kinds(value: Any) -> Any:
 
 for _family in families().values():
     register(_family)
+load()

@@ -16,6 +16,8 @@ from .cases import CASES
 from .cost import cost, tensors
 from .outside import OUTSIDE
 
+MOST_CHANNELS_A_GROUP = 16
+
 
 def _at(position: Position, **changes: Any) -> ConvProblem:
     dilation = changes.pop("dilation", position.dilation)
@@ -66,6 +68,16 @@ def _is_pointwise(problem: ConvProblem) -> bool:
 def _is_dilated(problem: ConvProblem) -> bool:
     spread = any(d > 1 and k > 1 for d, k in zip(problem.dilation, problem.kernel_size, strict=True))
     return problem.groups == 1 and spread
+
+
+def _native_refuses(problem: ConvProblem) -> str | None:
+    if problem.groups == 1:
+        return "every channel meets every other, which oneDNN does at the machine's limit."
+    if max(problem.in_channels, problem.out_channels) // problem.groups > MOST_CHANNELS_A_GROUP:
+        return f"the groups have more than {MOST_CHANNELS_A_GROUP} channels, which oneDNN does at the machine's limit."
+    if problem.padding_mode != "zeros":
+        return f"it pads with zeros only, and the padding mode is {problem.padding_mode!r}."
+    return None
 
 
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
@@ -130,6 +142,7 @@ FAMILY = Family(
         ),
     ),
     kernels=(
+        Kernel("native", "depthwise and grouped, on kernels of our own.", module="cpu", refuse=_native_refuses),
         Kernel("direct", "ATen's convolution as it lies.", refuse=needs_even_zeros),
         Kernel("padded", "the input padded first, then ATen's convolution without padding."),
     ),

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pieces of one stretch of scratch memory, each aligned to a cache line.
+#pragma once
+
+#include <cstdint>
+
+namespace omniconv {
+namespace {
+
+constexpr int64_t LINE = 64;
+
+inline int64_t lines(int64_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+
+struct Arena {
+  char* at;
+
+  template <class U>
+  U* take(int64_t count) {
+    U* piece = reinterpret_cast<U*>(at);
+    at += lines(count * int64_t(sizeof(U)));
+    return piece;
+  }
+};
+
+}  // namespace
+}  // namespace omniconv

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradient of a convolution's weights, block by block of channels of the narrow tensor.
+//
+// Each part of the samples, rows and columns has sums of its own, and the parts are added in order: how they are cut
+// depends on the problem alone, so that any number of threads gives the same bits.
+#pragma once
+
+#include "blocked_ring.h"
+#include "blocked_rows.h"
+#include "tasks.h"
+
+namespace omniconv {
+namespace {
+
+constexpr int64_t LEAST_PARTS = 16;  // times blocks: enough for several threads to share
+constexpr int64_t LEAST_PART_WORK = 4096;
+
+template <class T>
+struct BlockedGradient {
+  const Problem& problem;
+  const View& wide;
+  const View& narrow;
+  const Weights& gradient;
+  T* bias_gradient;  // or null
+  const Host& host;
+
+  Channels channels;
+  Ring<T, Way::GATHER> ring;
+  int64_t rows, list, taps, band, bands, units, parts;
+
+  BlockedGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
+                  T* bias_gradient, const Host& host)
+      : problem(problem),
+        wide(wide),
+        narrow(narrow),
+        gradient(gradient),
+        bias_gradient(bias_gradient),
+        host(host),
+        channels{problem.groups, problem.narrow, problem.wide},
+        ring(problem, problem.wide) {
+    rows = problem.axis[0].narrow * problem.axis[1].narrow;
+    list = problem.axis[0].taps * problem.axis[1].taps * channels.variants;
+    taps = list * problem.axis[2].taps;
+    const int64_t wanted = ceil_div(LEAST_PARTS, channels.blocks());
+    const int64_t afforded = most(work() / LEAST_PART_WORK, 1);
+    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, 2 * ring.slots[1]));
+    band = ceil_div(rows, bands);
+    bands = ceil_div(rows, band);
+    units = problem.batch * ring.chunks * bands;
+    parts = most(least(least(wanted, afforded), units), 1);
+  }
+
+  // Vector multiply-adds of one block.
+  int64_t work() const { return problem.batch * rows * ring.columns * taps; }
+
+  int64_t sums_of_part() const { return (taps + 1) * V; }  // and one of the bias
+  int64_t sums() const { return channels.blocks() * parts * sums_of_part(); }
+
+  int64_t scratch_bytes() const {
+    return ring.bytes() + lines(ring.chunk * V * 4) + 3 * lines(list * 8) + lines(list * 8);
+  }
+
+  // `sums` has room for sums() floats.
+  void run(float* sums) {
+    Split split{channels.blocks(), 1, parts, 1, parts, 1, 1, narrow.channel == 1};
+    if (work() * channels.blocks() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
+    run_tasks(host, split, [&](Dealer& dealer) { work_on(dealer, sums); });
+    Split finish{channels.blocks(), 1, 1, 1, 1, 1, 1, false};
+    if (taps * parts * channels.blocks() > SERIAL_WORK / V) finish.threads = split.threads;
+    run_tasks(host, finish, [&](Dealer& dealer) {
+      Task task;
+      while (dealer.deal(task)) add_parts(task.block, sums);
+    });
+  }
+
+  void work_on(Dealer& dealer, float* all_sums) const {
+    Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};
+    typename Ring<T, Way::GATHER>::Rows packed(ring, arena);
+    float* factors = arena.take<float>(ring.chunk * V);
+    const float** met = arena.take<const float*>(list);
+    int64_t* places = arena.take<int64_t>(list);
+    float** sums_of = arena.take<float*>(list);
+    Task task;
+    while (dealer.deal(task)) {
+      const int64_t part = task.first_row;
+      float* sums = all_sums + (task.block * parts + part) * sums_of_part();
+      std::memset(sums, 0, sums_of_part() * sizeof(float));
+      const Lanes own = channels.own(task.block);
+      for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+        const int64_t sample = unit / (ring.chunks * bands), cut = unit / bands % ring.chunks;
+        const int64_t begin = cut * ring.chunk, count = least(ring.chunk, ring.columns - begin);
+        const int64_t first = unit % bands * band, end = least(first + band, rows);
+        packed.begin(channels, wide, sample, task.block, begin, count);
+        const int64_t lead = (problem.axis[2].stride * begin - problem.axis[2].before - packed.lowest) * V;
+        for (int64_t row = first; row < end; ++row) {
+          const int64_t place[2] = {row / problem.axis[1].narrow, row % problem.axis[1].narrow};
+          const T* from = static_cast<const T*>(narrow.data) + sample * narrow.batch + place[0] * narrow.axis[0] +
+                          place[1] * narrow.axis[1] + begin * narrow.axis[2];
+          const bool straight = sizeof(T) == sizeof(float) && narrow.channel == 1 && own.count == V;
+          const float* factor = straight ? reinterpret_cast<const float*>(from) + own.lowest : factors;
+          const int64_t step = straight ? narrow.axis[2] : V;
+          if (!straight) pack_row(factors, from, narrow.channel, narrow.axis[2], count, own);
+          const int64_t found = packed.meet(place, met, places);
+          for (int64_t i = 0; i < found; ++i) {
+            met[i] += lead;
+            sums_of[i] = sums + places[i] * problem.axis[2].taps * V;
+          }
+          correlate_rows(sums_of, factor, step, met, found, problem.axis[2].taps, problem.axis[2].stride * V,
+                         problem.axis[2].dilation * V, count);
+          if (bias_gradient) add_row(sums + taps * V, factor, step, count);
+        }
+      }
+    }
+  }
+
+  static void add_row(float* sum, const float* factor, int64_t step, int64_t count) {
+    vec even = load(sum), odd = {};
+    int64_t p = 0;
+    for (; p + 2 <= count; p += 2) {
+      even += load(factor + p * step);
+      odd += load(factor + (p + 1) * step);
+    }
+    if (p < count) even += load(factor + p * step);
+    store(sum, even + odd);
+  }
+
+  // The sums stand by rows of taps, variants, then the taps of the row; the gradient has its taps in a row.
+  void add_parts(int64_t block, float* all_sums) const {
+    float* whole = all_sums + block * parts * sums_of_part();
+    for (int64_t part = 1; part < parts; ++part) {
+      const float* other = whole + part * sums_of_part();
+      for (int64_t i = 0; i < sums_of_part(); i += V) store(whole + i, load(whole + i) + load(other + i));
+    }
+    const Lanes own = channels.own(block);
+    const int64_t rows_of_taps = problem.axis[0].taps * problem.axis[1].taps, taps_of_row = problem.axis[2].taps;
+    for (int64_t lane = 0; lane < own.count; ++lane) {
+      T* to = static_cast<T*>(gradient.data) + channels.weight_at<Way::GATHER>(gradient, own.lowest + lane);
+      for (int64_t row = 0; row < rows_of_taps; ++row)
+        for (int64_t variant = 0; variant < channels.variants; ++variant)
+          for (int64_t tap = 0; tap < taps_of_row; ++tap)
+            omniconv::narrow(to + variant * gradient.wide + row * taps_of_row + tap,
+                             whole[((row * channels.variants + variant) * taps_of_row + tap) * V + lane]);
+      if (bias_gradient) omniconv::narrow(bias_gradient + own.lowest + lane, whole[taps * V + lane]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace omniconv

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of inputs, packed when a row of outputs first meets them and kept until others take their place.
+#pragma once
+
+#include "arena.h"
+#include "blocked_pack.h"
+#include "geometry.h"
+#include "steps.h"
+
+namespace omniconv {
+namespace {
+
+// Packed rows that are in use together should stay in the L1 cache, and those of a volume in the L2 cache.
+constexpr int64_t ROW_BYTES = 24 << 10, VOLUME_BYTES = 512 << 10;
+constexpr int64_t LEAST_CHUNK = 4 * MAX_TILE;
+
+// The channels of a group on the side of the outputs, each of which meets `variants` channels on the side of the inputs.
+struct Channels {
+  int64_t groups, per_group, variants;
+
+  int64_t count() const { return groups * per_group; }
+  int64_t blocks() const { return ceil_div(count(), V); }
+
+  // The channels of outputs that a block holds. The last block overlaps the one before it, and computes some channels a
+  // second time, rather than leave lanes empty.
+  Lanes own(int64_t block) const { return Lanes::of(first(block), count(), 1, 1, 0); }
+
+  // The channels of inputs that a block of outputs meets as its variant number `variant`.
+  Lanes met_by(int64_t block, int64_t variant) const {
+    return Lanes::of(first(block), count(), per_group, variants, variant);
+  }
+
+  int64_t first(int64_t block) const { return most(least(block * V, count() - V), 0); }
+
+  template <Way WAY>
+  int64_t weight_at(const Weights& weights, int64_t channel) const {
+    const int64_t own = WAY == Way::GATHER ? weights.narrow : weights.wide;
+    return weights.head(channel / per_group) * weights.group + channel % per_group * own;
+  }
+};
+
+template <class T, Way WAY>
+struct Ring {
+  const Problem& problem;
+  int64_t variants;
+  int64_t slots[2];  // packed rows along the two outer axes
+  int64_t columns, chunks, chunk, phases, width;
+
+  Ring(const Problem& problem, int64_t variants) : problem(problem), variants(variants) {
+    const Axis* axis = problem.axis;
+    columns = outputs_of<WAY>(axis[2]);
+    const bool volume = inputs_of<WAY>(axis[0]) > 1 && outputs_of<WAY>(axis[0]) > 1;
+    slots[0] = window_of<WAY>(axis[0]);
+    slots[1] = volume ? inputs_of<WAY>(axis[1]) : window_of<WAY>(axis[1]);
+    phases = least(period_of<WAY>(axis[2]), columns);
+    const int64_t column_bytes = slots[0] * slots[1] * variants * V * int64_t(sizeof(float));
+    const int64_t fits = (volume ? VOLUME_BYTES : ROW_BYTES) / column_bytes;
+    const int64_t outputs = fits * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
+    chunks = ceil_div(columns, most(outputs, LEAST_CHUNK * phases));
+    chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
+    chunks = ceil_div(columns, chunk);
+    width = most(reach(0, chunk).count, 0);
+  }
+
+  int64_t bytes() const {
+    return lines(slots[0] * slots[1] * variants * width * V * int64_t(sizeof(float))) +
+           lines(slots[0] * slots[1] * int64_t(sizeof(int64_t)));
+  }
+
+  struct Reach {
+    int64_t lowest, count;
+  };
+
+  // The columns of inputs that the outputs begin … begin + count - 1 meet, outside the tensor too.
+  Reach reach(int64_t begin, int64_t count) const {
+    int64_t lowest = INT64_MAX, highest = INT64_MIN;
+    for (int64_t phase = 0; phase < least(phases, count); ++phase) {
+      const Steps steps = steps_of<WAY>(problem.axis[2], begin + phase);
+      if (!steps.taps) continue;
+      const int64_t other = steps.at + steps.hop * (steps.taps - 1);
+      const int64_t last = input_step_of<WAY>(problem.axis[2]) * ((count - phase - 1) / phases);
+      lowest = least(lowest, least(steps.at, other));
+      highest = most(highest, most(steps.at, other) + last);
+    }
+    return lowest > highest ? Reach{0, 0} : Reach{lowest, highest - lowest + 1};
+  }
+
+  // The packed rows of one task.
+  struct Rows {
+    const Ring& ring;
+    float* packed;
+    int64_t* tags;  // which row each slot holds, or -1
+    const Channels* channels;
+    const T* from;
+    const View* input;
+    int64_t block, lowest, count;
+
+    Rows(const Ring& ring, Arena& arena) : ring(ring) {
+      packed = arena.take<float>(ring.slots[0] * ring.slots[1] * ring.variants * ring.width * V);
+      tags = arena.take<int64_t>(ring.slots[0] * ring.slots[1]);
+    }
+
+    void begin(const Channels& of, const View& view, int64_t sample, int64_t of_block, int64_t column, int64_t outputs) {
+      channels = &of;
+      input = &view;
+      block = of_block;
+      from = static_cast<const T*>(view.data) + sample * view.batch;
+      const Reach found = ring.reach(column, outputs);
+      lowest = found.lowest;
+      count = found.count;
+      for (int64_t slot = 0; slot < ring.slots[0] * ring.slots[1]; ++slot) tags[slot] = -1;
+    }
+
+    // Lists the packed rows that the outputs at `place` meet, and which rows of taps (variants innermost) meet them.
+    int64_t meet(const int64_t (&place)[2], const float** met, int64_t* places) {
+      const Axis* axis = ring.problem.axis;
+      const Steps outer = steps_of<WAY>(axis[0], place[0]), inner = steps_of<WAY>(axis[1], place[1]);
+      int64_t found = 0;
+      for (int64_t i = 0; i < outer.taps; ++i) {
+        const int64_t depth = outer.at + outer.hop * i;
+        if (depth < 0 || depth >= inputs_of<WAY>(axis[0])) continue;
+        for (int64_t j = 0; j < inner.taps; ++j) {
+          const int64_t height = inner.at + inner.hop * j;
+          if (height < 0 || height >= inputs_of<WAY>(axis[1])) continue;
+          const float* row = row_at(depth, height);
+          const int64_t taps = (outer.first + outer.step * i) * axis[1].taps + inner.first + inner.step * j;
+          for (int64_t variant = 0; variant < ring.variants; ++variant) {
+            met[found] = row + variant * ring.width * V;
+            places[found++] = taps * ring.variants + variant;
+          }
+        }
+      }
+      return found;
+    }
+
+    float* row_at(int64_t depth, int64_t height) {
+      const int64_t slot = depth % ring.slots[0] * ring.slots[1] + height % ring.slots[1];
+      float* row = packed + slot * ring.variants * ring.width * V;
+      const int64_t tag = depth * inputs_of<WAY>(ring.problem.axis[1]) + height;
+      if (tags[slot] == tag) return row;
+      tags[slot] = tag;
+      const int64_t inside = inputs_of<WAY>(ring.problem.axis[2]);
+      const int64_t first = least(most(lowest, 0), lowest + count), end = most(least(lowest + count, inside), first);
+      const T* at = from + depth * input->axis[0] + height * input->axis[1] + first * input->axis[2];
+      for (int64_t variant = 0; variant < ring.variants; ++variant) {
+        float* to = row + variant * ring.width * V;
+        std::memset(to, 0, (first - lowest) * V * sizeof(float));
+        pack_row(to + (first - lowest) * V, at, input->channel, input->axis[2], end - first,
+                 channels->met_by(block, variant));
+        std::memset(to + (end - lowest) * V, 0, (lowest + count - end) * V * sizeof(float));
+      }
+      return row;
+    }
+  };
+};
+
+}  // namespace
+}  // namespace omniconv

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// A convolution, or the transpose of one, block by block of channels.
+//
+// The inputs of a few rows stand in a ring of packed rows in the L1 or L2 cache, zeros around them, and each row of
+// outputs is summed from there. Tasks (block of channels, sample, band of rows, chunk of columns) go to whichever thread
+// is free: an output is summed in the same order whoever does it.
+#pragma once
+
+#include "blocked_ring.h"
+#include "blocked_rows.h"
+#include "blocked_weights.h"
+#include "tasks.h"
+
+namespace omniconv {
+namespace {
+
+template <Way WAY>
+Channels channels_of(const Problem& problem) {
+  return WAY == Way::GATHER ? Channels{problem.groups, problem.narrow, problem.wide}
+                            : Channels{problem.groups, problem.wide, problem.narrow};
+}
+
+template <class T, Way WAY>
+struct BlockedSums {
+  const Problem& problem;
+  const View& input;
+  const View& output;
+  const T* bias;
+  const Host& host;
+
+  Channels channels;
+  Ring<T, WAY> ring;
+  TapWeights<WAY> weights;
+  Split split;
+
+  BlockedSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
+              const Host& host)
+      : problem(problem),
+        input(input),
+        output(output),
+        bias(bias),
+        host(host),
+        channels(channels_of<WAY>(problem)),
+        ring(problem, channels.variants),
+        weights(problem, channels, weights, ring.phases) {
+    const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
+    const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
+    split = Split::of(host, channels.blocks(), problem.batch, rows, ring.slots[1], ring.chunks,
+                      ring.columns * rows * sums, output.channel == 1);
+  }
+
+  int64_t scratch_bytes() const {
+    return ring.bytes() + weights.bytes() + lines(ring.chunk * V * 4) + lines(weights.rows * int64_t(sizeof(TapRow))) +
+           2 * lines(weights.rows * 8);
+  }
+
+  void run() {
+    run_tasks(host, split, [this](Dealer& dealer) { work(dealer); });
+  }
+
+  void work(Dealer& dealer) const {
+    Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};
+    typename Ring<T, WAY>::Rows rows(ring, arena);
+    typename TapWeights<WAY>::Packed packed(weights, arena);
+    float* sums = arena.take<float>(ring.chunk * V);
+    TapRow* tap_rows = arena.take<TapRow>(weights.rows);
+    const float** met = arena.take<const float*>(weights.rows);
+    int64_t* places = arena.take<int64_t>(weights.rows);
+
+    alignas(64) float start[V] = {};
+
+    Task task;
+    while (dealer.deal(task)) {
+      const Lanes own = channels.own(task.block);
+      if (bias) store(start, load_first(bias + own.lowest, own.count));
+      const float* filters = packed.block(task.block);
+      const int64_t begin = task.chunk * ring.chunk;
+      const int64_t count = least(ring.chunk, ring.columns - begin);
+      rows.begin(channels, input, task.sample, task.block, begin, count);
+      for (int64_t row = task.first_row; row < task.end_row; ++row) {
+        const int64_t height = outputs_of<WAY>(problem.axis[1]);
+        const int64_t place[2] = {row / height, row % height};
+        const int64_t found = rows.meet(place, met, places);
+        T* to = static_cast<T*>(output.data) + task.sample * output.batch + own.lowest * output.channel +
+                place[0] * output.axis[0] + place[1] * output.axis[1] + begin * output.axis[2];
+        const bool straight = sizeof(T) == sizeof(float) && output.channel == 1 && own.count == V;
+        float* out = straight ? reinterpret_cast<float*>(to) : sums;
+        const int64_t out_step = straight ? output.axis[2] : V;
+        for (int64_t phase = 0; phase < least(ring.phases, count); ++phase) {
+          const Steps steps = steps_of<WAY>(problem.axis[2], begin + phase);
+          for (int64_t i = 0; i < found; ++i)
+            tap_rows[i] = {met[i], filters + packed.phase_at[phase] + places[i] * steps.taps * V};
+          const Walk walk{tap_rows, steps.taps ? found : 0, steps.taps, V, input_step_of<WAY>(problem.axis[2]) * V,
+                          steps.hop * V, ring.phases * out_step, 1, 0, 0, start, 0};
+          gather_row(walk, tiles_for(walk), (steps.at - rows.lowest) * V, out + phase * out_step,
+                     ceil_div(count - phase, ring.phases));
+        }
+        if (!straight) unpack_row(to, output.channel, output.axis[2], sums, count, own.count);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace omniconv

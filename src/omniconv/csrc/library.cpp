@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the library does once: it picks the instruction set, lends threads and memory, and says what it picked.
+#include <cstdlib>
+#include <cstring>
+
+#include "tensors.h"
+
+namespace omniconv {
+
+#if defined(__x86_64__)
+extern const Kernels kernels_v2;
+extern const Kernels kernels_v3;
+extern const Kernels kernels_v4;
+#else
+extern const Kernels kernels_base;
+#endif
+
+namespace {
+
+// Best first; OMNICONV_ISA names another one that this processor has.
+const Kernels* pick() {
+  const Kernels* able[3];
+  int count = 0;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) able[count++] = &kernels_v4;
+  if (__builtin_cpu_supports("x86-64-v3")) able[count++] = &kernels_v3;
+  if (__builtin_cpu_supports("x86-64-v2")) able[count++] = &kernels_v2;
+#else
+  able[count++] = &kernels_base;
+#endif
+  const char* wanted = std::getenv("OMNICONV_ISA");
+  for (int i = 0; wanted && i < count; ++i)
+    if (!std::strcmp(wanted, able[i]->isa)) return able[i];
+  return count ? able[0] : nullptr;
+}
+
+const Kernels* picked = pick();
+
+void parallel(int64_t count, Body body, void* context) {
+  const auto run = [body, context](int64_t begin, int64_t end) { body(context, begin, end); };
+  torch::stable::parallel_for(0, count, 1, run);
+}
+
+// Kept by each thread between calls: fresh memory costs a page fault for every 4 KiB.
+struct Scratch {
+  void* data = nullptr;
+  int64_t size = 0;
+  ~Scratch() { std::free(data); }
+};
+
+void* scratch(int64_t bytes) {
+  thread_local Scratch mine;
+  if (mine.size < bytes) {
+    std::free(mine.data);
+    mine.size = (bytes + 4095) / 4096 * 4096;
+    mine.data = std::aligned_alloc(64, mine.size);
+  }
+  return mine.data;
+}
+
+std::string isa() { return picked ? picked->isa : ""; }
+
+}  // namespace
+
+const Kernels& kernels() {
+  STD_TORCH_CHECK(picked, "no kernels for this processor");
+  return *picked;
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) { library.def("isa() -> str"); }
+
+STABLE_TORCH_LIBRARY_IMPL(omniconv, CompositeExplicitAutograd, library) { library.impl("isa", TORCH_BOX(&isa)); }
+
+Host host() { return {parallel, scratch, int64_t(torch::stable::get_num_threads())}; }
+
+}  // namespace omniconv

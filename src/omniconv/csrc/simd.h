@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vectors of floats on the compiler's own vector extensions: one source, compiled once for each instruction set.
+//
+// Everything is in an anonymous namespace: a symbol of a file compiled for a wide instruction set must never be the
+// copy that the linker keeps for a narrow one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define OMNICONV_LANES 16
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define OMNICONV_LANES 8
+#else
+#define OMNICONV_LANES 4
+#endif
+
+#define OMNICONV_INLINE inline __attribute__((always_inline))
+
+namespace omniconv {
+namespace {
+
+constexpr int V = OMNICONV_LANES;
+// Accumulators that leave room for a weight and an input among the registers: 32 with AVX-512 and NEON, 16 elsewhere.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int MAX_TILE = 14;
+#else
+constexpr int MAX_TILE = 10;
+#endif
+
+typedef float vec __attribute__((vector_size(V * 4)));
+typedef int32_t ivec __attribute__((vector_size(V * 4)));
+typedef uint32_t uvec __attribute__((vector_size(V * 4)));
+typedef uint16_t hvec __attribute__((vector_size(V * 2)));
+typedef uint16_t bf16;
+
+OMNICONV_INLINE vec splat(float value) { return vec{} + value; }
+
+OMNICONV_INLINE vec load(const float* from) {
+  vec value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+OMNICONV_INLINE void store(float* to, vec value) { std::memcpy(to, &value, sizeof value); }
+
+OMNICONV_INLINE vec load(const bf16* from) {
+  hvec half;
+  std::memcpy(&half, from, sizeof half);
+  return (vec)(__builtin_convertvector(half, uvec) << 16);
+}
+
+// Round to nearest, ties to even; a NaN stays one (its lowest bits alone could round it to infinity).
+OMNICONV_INLINE void store(bf16* to, vec value) {
+  const uvec bits = (uvec)value;
+  uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const uvec nan = (uvec)(value != value);
+  rounded = (rounded & ~nan) | (0x7fc0 & nan);
+  const hvec half = __builtin_convertvector(rounded, hvec);
+  std::memcpy(to, &half, sizeof half);
+}
+
+OMNICONV_INLINE float widen(float value) { return value; }
+OMNICONV_INLINE float widen(bf16 value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+OMNICONV_INLINE void narrow(float* to, float value) { *to = value; }
+OMNICONV_INLINE void narrow(bf16* to, float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  *to = value != value ? bf16(0x7fc0) : bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// The first `count` lanes, the others zero. Nothing behind them is read.
+OMNICONV_INLINE vec load_first(const float* from, int64_t count) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+#else
+  vec value = {};
+  for (int64_t lane = 0; lane < count; ++lane) value[lane] = from[lane];
+  return value;
+#endif
+}
+
+OMNICONV_INLINE vec load_first(const bf16* from, int64_t count) {
+  vec value = {};
+  for (int64_t lane = 0; lane < count; ++lane) value[lane] = widen(from[lane]);
+  return value;
+}
+
+// The first `count` lanes written, and nothing behind them.
+OMNICONV_INLINE void store_first(float* to, vec value, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), (__m512)value);
+#else
+  for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+#endif
+}
+
+OMNICONV_INLINE void store_first(bf16* to, vec value, int64_t count) {
+  for (int64_t lane = 0; lane < count; ++lane) narrow(to + lane, value[lane]);
+}
+
+template <class T>
+OMNICONV_INLINE void prefetch(const T* at) {
+  __builtin_prefetch(at, 0, 2);
+}
+
+// rows[i] holds lane j of column i; afterwards rows[j] holds lane i of column j.
+OMNICONV_INLINE void transpose(vec (&rows)[V]) {
+  vec next[V];
+  // log2(V) rounds: in round r, rows 2^r apart exchange the lanes 2^r apart.
+#pragma GCC unroll 8
+  for (int step = 1; step < V; step *= 2) {
+    ivec low, high;
+    for (int lane = 0; lane < V; ++lane) {
+      const bool odd = lane & step;
+      low[lane] = odd ? lane - step + V : lane;
+      high[lane] = odd ? lane + V : lane + step;
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < V; ++row) {
+      if (row & step) continue;
+      next[row] = __builtin_shuffle(rows[row], rows[row + step], low);
+      next[row + step] = __builtin_shuffle(rows[row], rows[row + step], high);
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < V; ++row) rows[row] = next[row];
+  }
+}
+
+}  // namespace
+}  // namespace omniconv

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The work of one call in tasks. Each thread has a share of neighbouring tasks, the same at every call, so that what it
+// wrote is still in its own cache; when it is done it takes what others have not begun.
+#pragma once
+
+#include "geometry.h"
+#include "simd.h"
+#include "steps.h"
+
+namespace omniconv {
+namespace {
+
+// Waking a thread costs a few microseconds: less work than so many multiply-adds of vectors is left to the caller.
+constexpr int64_t SERIAL_WORK = 12000;
+constexpr int64_t TASKS_PER_THREAD = 8;
+constexpr int64_t MOST_THREADS = 256;
+
+struct Task {
+  int64_t block, sample, chunk, first_row, end_row;
+};
+
+// Blocks of channels × samples × bands of rows × chunks of columns. Blocks vary slowest where a channel lies by itself
+// in memory, and fastest where channels lie side by side.
+struct Split {
+  int64_t blocks, samples, rows, band, bands, chunks, threads;
+  bool blocks_inner;
+
+  // least_band: rows below which a band would pack more rows than it sums. work: vector multiply-adds a block a sample.
+  static Split of(const Host& host, int64_t blocks, int64_t samples, int64_t rows, int64_t least_band, int64_t chunks,
+                  int64_t work, bool blocks_inner) {
+    const int64_t threads = work * blocks * samples > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1;
+    const int64_t wanted = threads > 1 ? TASKS_PER_THREAD * threads : 1;
+    const int64_t others = most((blocks_inner ? 1 : blocks) * samples * chunks, 1);
+    const int64_t band = most(ceil_div(rows, ceil_div(wanted, others)), least(rows, 2 * least_band));
+    return {blocks, samples, rows, band, ceil_div(rows, band), chunks, threads, blocks_inner};
+  }
+
+  int64_t tasks() const { return blocks * samples * bands * chunks; }
+
+  Task task(int64_t number) const {
+    Task task;
+    if (blocks_inner) {
+      task.block = number % blocks;
+      number /= blocks;
+    }
+    task.chunk = number % chunks;
+    number /= chunks;
+    task.first_row = number % bands * band;
+    task.end_row = least(task.first_row + band, rows);
+    number /= bands;
+    task.sample = number % samples;
+    if (!blocks_inner) task.block = number / samples;
+    return task;
+  }
+};
+
+// Deals the tasks of one thread's share, then those that others have left.
+struct Dealer {
+  const Split& split;
+  int64_t* next;  // of each thread's share
+  int64_t own, share;
+
+  bool deal(Task& task) {
+    for (; share < split.threads; ++share) {
+      const int64_t thread = (own + share) % split.threads;
+      const int64_t number = __atomic_fetch_add(next + thread, 1, __ATOMIC_RELAXED);
+      if (number < split.tasks() * (thread + 1) / split.threads) {
+        task = split.task(number);
+        return true;
+      }
+    }
+    return false;
+  }
+};
+
+// Calls work(dealer) on as many threads as the split asks for.
+template <class Work>
+void run_tasks(const Host& host, const Split& split, const Work& work) {
+  struct Shared {
+    const Work* work;
+    const Split* split;
+    int64_t next[MOST_THREADS];
+  } shared;
+  shared.work = &work;
+  shared.split = &split;
+  for (int64_t thread = 0; thread < split.threads; ++thread)
+    shared.next[thread] = split.tasks() * thread / split.threads;
+  const Body body = [](void* context, int64_t begin, int64_t end) {
+    auto* mine = static_cast<Shared*>(context);
+    for (int64_t thread = begin; thread < end; ++thread) {
+      Dealer dealer{*mine->split, mine->next, thread, 0};
+      (*mine->work)(dealer);
+    }
+  };
+  if (split.threads > 1) {
+    host.parallel(split.threads, body, &shared);
+  } else {
+    body(&shared, 0, 1);
+  }
+}
+
+}  // namespace
+}  // namespace omniconv

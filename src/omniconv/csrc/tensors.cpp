@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensors.h"
+
+#include <cstdlib>
+#include <new>
+
+namespace omniconv {
+
+int64_t Reader::number() {
+  STD_TORCH_CHECK(at < numbers.size(), "`numbers` are fewer than the convolution has");
+  return numbers[at++];
+}
+
+const int64_t* Reader::list(int64_t length) {
+  STD_TORCH_CHECK(number() == length && at + length <= numbers.size(), "`numbers` must hold a list of ", length);
+  at += length;
+  return numbers.data() + at - length;
+}
+
+void Reader::end() const { STD_TORCH_CHECK(at == numbers.size(), "`numbers` are more than the convolution has"); }
+
+Seen::Seen(const Tensor& tensor) : tensor(tensor) {
+  int64_t *found_sizes, *found_strides;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor.get(), &dim));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor.get(), &found_sizes));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor.get(), &found_strides));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  sizes = found_sizes;
+  strides = found_strides;
+}
+
+int64_t Seen::elements() const {
+  int64_t count = 1;
+  for (int64_t axis = 0; axis < dim; ++axis) count *= sizes[axis];
+  return count;
+}
+
+Type Seen::type() const { return dtype == aoti_torch_dtype_float32() ? Type::float32 : Type::bfloat16; }
+
+bool Seen::contiguous() const {
+  int64_t step = 1;
+  for (int64_t axis = dim - 1; axis >= 0; --axis) {
+    if (sizes[axis] != 1 && strides[axis] != step) return elements() == 0;
+    step *= sizes[axis];
+  }
+  return true;
+}
+
+bool Seen::channels_inner() const {
+  if (strides[1] == 0) return false;
+  int64_t least = 0;
+  // From the innermost axis of a channels-last tensor outwards, strides must not fall.
+  for (int64_t i = 0; i < dim; ++i) {
+    const int64_t axis = i == 0 ? 1 : i == dim - 1 ? 0 : dim - i;
+    if (sizes[axis] == 0 || strides[axis] < least) return false;
+    if (axis == 0 && least == strides[1]) return false;
+    least = strides[axis] * sizes[axis];
+  }
+  return true;
+}
+
+Seen check(const char* name, const Tensor& tensor, int64_t dim) {
+  const Seen seen(tensor);
+  STD_TORCH_CHECK(tensor.is_cpu(), "`", name, "` must lie on the CPU");
+  STD_TORCH_CHECK(seen.dtype == aoti_torch_dtype_float32() || seen.dtype == aoti_torch_dtype_bfloat16(), "`", name,
+                  "` must be float32 or bfloat16");
+  STD_TORCH_CHECK(seen.dim == dim, "`", name, "` has ", seen.dim, " dimensions and must have ", dim);
+  return seen;
+}
+
+Seen check(const char* name, const Tensor& tensor, const Seen& like, const int64_t* sizes, int64_t dim) {
+  const Seen seen = check(name, tensor, dim);
+  STD_TORCH_CHECK(seen.dtype == like.dtype, "`", name, "` has another type than the input");
+  for (int64_t axis = 0; axis < dim; ++axis)
+    STD_TORCH_CHECK(seen.sizes[axis] == sizes[axis], "`", name, "` has ", seen.sizes[axis], " elements on axis ", axis,
+                    " and must have ", sizes[axis]);
+  return seen;
+}
+
+Tensor empty(const int64_t* sizes, int64_t dim, const Seen& like, bool channels_inner) {
+  int64_t strides[8], step = 1;
+  const auto lay = [&](int64_t axis) {
+    strides[axis] = step;
+    step *= sizes[axis] > 1 ? sizes[axis] : 1;
+  };
+  if (channels_inner) lay(1);
+  for (int64_t axis = dim - 1; axis >= 0; --axis)
+    if (!channels_inner || axis != 1) lay(axis);
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dim, sizes, strides, like.dtype, aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
+
+Tensor nothing(const Seen& like) {
+  const int64_t none = 0;
+  return empty(&none, 1, like, false);
+}
+
+Tensor in_order(const Tensor& tensor) {
+  return Seen(tensor).contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+Tensor readable(const Tensor& tensor) {
+  const Seen seen(tensor);
+  return seen.strides[1] == 1 || seen.strides[seen.dim - 1] == 1 ? tensor : in_order(tensor);
+}
+
+View view(const Tensor& tensor) {
+  const Seen seen(tensor);
+  View shown{tensor.data_ptr(), seen.type(), seen.strides[0], seen.strides[1], {0, 0, 0}};
+  for (int64_t axis = 0; axis < seen.axes(); ++axis) shown.axis[3 - seen.axes() + axis] = seen.strides[2 + axis];
+  return shown;
+}
+
+Axis axis_of(int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before, int64_t after) {
+  STD_TORCH_CHECK(size >= 1 && taps >= 1 && stride >= 1 && dilation >= 1 && before >= 0 && after >= 0,
+                  "sizes, strides and dilations must be at least 1, and paddings must not be negative");
+  const int64_t room = size + before + after - dilation * (taps - 1) - 1;
+  STD_TORCH_CHECK(room >= 0, "the kernel must fit the padded input");
+  return {size, room / stride + 1, taps, stride, dilation, before};
+}
+
+Workspace::Workspace(int64_t floats)
+    : data(static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64))) {
+  if (!data && floats) throw std::bad_alloc();
+}
+
+Workspace::~Workspace() { std::free(data); }
+
+}  // namespace omniconv
