@@ -12,7 +12,7 @@ from omniconv.core.choose import choose
 from omniconv.core.family import Kernel, families, family_of, settings
 from omniconv.core.problem import ConvProblem
 
-DENSE, WIDE, HIDDEN = "every channel meets every other", "more than 16 channels", "OMNICONV_NATIVE=0 hides"
+DENSE, WIDE, HIDDEN = "every channel meets every other", "past 16 oneDNN is near", "OMNICONV_NATIVE=0 hides"
 # The kernel that runs, the one made of ATen calls that stands in for it, and what those before it say.
 CHOICES = {
     "conv:c3_o4_k3x3_pad1": ("direct", "direct", {"native": DENSE}),

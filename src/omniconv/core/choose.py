@@ -9,6 +9,8 @@ from .family import Kernel, family_of
 from .library import absent
 from .problem import ConvProblem
 
+MOST_CHANNELS_A_GROUP = 16
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -46,6 +48,23 @@ def choose(problem: ConvProblem) -> Choice:
         elif chosen is None:
             refused.append((kernel.name, why))
     raise RuntimeError(f"every kernel of {problem.family!r} refused {problem}: {refused}")
+
+
+def wide_groups(problem: ConvProblem) -> str | None:
+    """The ``refuse`` of kernels for depthwise convolutions and groups of few channels."""
+    if problem.groups == 1:
+        return "every channel meets every other, which oneDNN does near the machine's limit."
+    channels = max(problem.in_channels, problem.out_channels) // problem.groups
+    if channels > MOST_CHANNELS_A_GROUP:
+        return f"the groups have {channels} channels; past {MOST_CHANNELS_A_GROUP} oneDNN is near the machine's limit."
+    return None
+
+
+def needs_zeros(problem: ConvProblem) -> str | None:
+    """The ``refuse`` of kernels that pad by any amounts, with zeros."""
+    if problem.padding_mode != "zeros":
+        return f"it pads with zeros only, and the padding mode is {problem.padding_mode!r}."
+    return None
 
 
 def needs_even_zeros(problem: ConvProblem) -> str | None:

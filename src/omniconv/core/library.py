@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HIDDEN = "OMNICONV_NATIVE=0 hides the compiled library"
-_failure = ""
+_answer: str | None = None
 
 
 def path() -> Path | None:
@@ -23,10 +23,15 @@ def path() -> Path | None:
 
 def absent() -> str:
     """Why there are no compiled kernels, or "" where there are."""
+    global _answer  # noqa: PLW0603  # looked for once: a trace must not ask for files
     if os.environ.get("OMNICONV_NATIVE") == "0":
         return HIDDEN
-    if _failure:
-        return _failure
+    if _answer is None:
+        _answer = _look()
+    return _answer
+
+
+def _look() -> str:
     where = path()
     if where is None:
         return "the compiled library was not built"
@@ -35,7 +40,7 @@ def absent() -> str:
 
 def load() -> None:
     """Load the library into torch, or say once in a warning why everything computes through ATen instead."""
-    global _failure  # noqa: PLW0603  # one library a process, one answer
+    global _answer  # noqa: PLW0603
     if not absent():
         import torch
 
@@ -43,7 +48,7 @@ def load() -> None:
             torch.ops.load_library(str(path()))
             torch.ops.omniconv.isa()
         except (OSError, RuntimeError) as error:
-            _failure = f"the compiled library does not load ({str(error).splitlines()[0]})"
+            _answer = f"the compiled library does not load ({str(error).splitlines()[0]})"
     if absent() not in ("", HIDDEN):
         warnings.warn(
             f"omniconv: {absent()}; everything computes through ATen, with the same results, often slower. "

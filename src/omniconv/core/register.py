@@ -99,6 +99,8 @@ class Plan:
         input: Any = tensors[0]
         if input is None or input.dim() != self._dims or not Native.takes(input):
             return False
+        if input.shape[1] != self.problem.in_channels:
+            return False
         for tensor, shape in zip(tensors[1:], self._shapes, strict=True):
             if shape is not None if tensor is None else not (tensor.is_cpu and tensor.shape == shape):
                 return False

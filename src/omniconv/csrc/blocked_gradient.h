@@ -134,12 +134,12 @@ struct BlockedGradient {
     const Lanes own = channels.own(block);
     const int64_t rows_of_taps = problem.axis[0].taps * problem.axis[1].taps, taps_of_row = problem.axis[2].taps;
     for (int64_t lane = 0; lane < own.count; ++lane) {
-      T* to = static_cast<T*>(gradient.data) + channels.weight_at<Way::GATHER>(gradient, own.lowest + lane);
+      const int64_t to = channels.weight_at<Way::GATHER>(gradient, own.lowest + lane);
       for (int64_t row = 0; row < rows_of_taps; ++row)
         for (int64_t variant = 0; variant < channels.variants; ++variant)
           for (int64_t tap = 0; tap < taps_of_row; ++tap)
-            omniconv::narrow(to + variant * gradient.wide + row * taps_of_row + tap,
-                             whole[((row * channels.variants + variant) * taps_of_row + tap) * V + lane]);
+            gradient.set(to + variant * gradient.wide + row * taps_of_row + tap,
+                         whole[((row * channels.variants + variant) * taps_of_row + tap) * V + lane]);
       if (bias_gradient) omniconv::narrow(bias_gradient + own.lowest + lane, whole[taps * V + lane]);
     }
   }

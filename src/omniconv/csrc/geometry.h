@@ -8,6 +8,22 @@ namespace omniconv {
 
 enum class Type : int32_t { float32, bfloat16 };
 
+typedef uint16_t bf16;
+
+static inline __attribute__((always_inline)) float widened(bf16 value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  __builtin_memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+// To nearest, ties to even; a NaN stays one (its lowest bits alone could round it to infinity).
+static inline __attribute__((always_inline)) bf16 rounded(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return value != value ? bf16(0x7fc0) : bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
 // A tensor of up to three spatial axes; strides in elements. Absent axes come first, with one position and stride 0.
 struct View {
   void* data;
@@ -41,11 +57,16 @@ struct Weights {
   __attribute__((always_inline)) int64_t head(int64_t g) const { return share > 0 ? g / share : g % heads; }
 
   __attribute__((always_inline)) float at(int64_t offset) const {
-    if (type == Type::float32) return static_cast<const float*>(data)[offset];
-    const uint32_t bits = uint32_t(static_cast<const uint16_t*>(data)[offset]) << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
+    return type == Type::float32 ? static_cast<const float*>(data)[offset]
+                                 : widened(static_cast<const bf16*>(data)[offset]);
+  }
+
+  __attribute__((always_inline)) void set(int64_t offset, float value) const {
+    if (type == Type::float32) {
+      static_cast<float*>(data)[offset] = value;
+    } else {
+      static_cast<bf16*>(data)[offset] = rounded(value);
+    }
   }
 };
 

@@ -36,9 +36,8 @@ void sums(const Problem& problem, bool scatter, const View& input, const View& o
   run(problem, scatter, input, output, weights, bias, host);
 }
 
-int64_t gradient_floats(const Problem& problem, const Host& host) {
-  const View none{};
-  return BlockedGradient<float>(problem, none, none, Weights{}, nullptr, host).sums();
+int64_t gradient_floats(const Problem& problem, const View& wide, const View& narrow, const Host& host) {
+  return BlockedGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
 }
 
 template <class T>

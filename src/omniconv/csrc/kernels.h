@@ -13,7 +13,7 @@ struct Kernels {
   void (*sums)(const Problem&, bool scatter, const View& input, const View& output, const Weights&, const void* bias,
                const Host&);
   // the gradients of weights and bias from the wide and the narrow tensor; bias, of the narrow one, may be null
-  int64_t (*gradient_floats)(const Problem&, const Host&);
+  int64_t (*gradient_floats)(const Problem&, const View& wide, const View& narrow, const Host&);
   void (*gradient)(const Problem&, const View& wide, const View& narrow, const Weights& gradient, void* bias_gradient,
                    float* workspace, const Host&);
 };

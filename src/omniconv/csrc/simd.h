@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "geometry.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define OMNICONV_LANES 16
@@ -35,7 +37,6 @@ typedef float vec __attribute__((vector_size(V * 4)));
 typedef int32_t ivec __attribute__((vector_size(V * 4)));
 typedef uint32_t uvec __attribute__((vector_size(V * 4)));
 typedef uint16_t hvec __attribute__((vector_size(V * 2)));
-typedef uint16_t bf16;
 
 OMNICONV_INLINE vec splat(float value) { return vec{} + value; }
 
@@ -53,29 +54,17 @@ OMNICONV_INLINE vec load(const bf16* from) {
   return (vec)(__builtin_convertvector(half, uvec) << 16);
 }
 
-// Round to nearest, ties to even; a NaN stays one (its lowest bits alone could round it to infinity).
 OMNICONV_INLINE void store(bf16* to, vec value) {
   const uvec bits = (uvec)value;
-  uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const uvec nan = (uvec)(value != value);
-  rounded = (rounded & ~nan) | (0x7fc0 & nan);
-  const hvec half = __builtin_convertvector(rounded, hvec);
+  const uvec near = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (uvec)(value != value);
+  const hvec half = __builtin_convertvector((near & ~nan) | (0x7fc0 & nan), hvec);
   std::memcpy(to, &half, sizeof half);
 }
 
 OMNICONV_INLINE float widen(float value) { return value; }
-OMNICONV_INLINE float widen(bf16 value) {
-  const uint32_t bits = uint32_t(value) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof wide);
-  return wide;
-}
+OMNICONV_INLINE float widen(bf16 value) { return widened(value); }
 OMNICONV_INLINE void narrow(float* to, float value) { *to = value; }
-OMNICONV_INLINE void narrow(bf16* to, float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  *to = value != value ? bf16(0x7fc0) : bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
+OMNICONV_INLINE void narrow(bf16* to, float value) { *to = rounded(value); }
 
 // The first `count` lanes, the others zero. Nothing behind them is read.
 OMNICONV_INLINE vec load_first(const float* from, int64_t count) {

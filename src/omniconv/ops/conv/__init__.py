@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from omniconv.core.choose import needs_even_zeros
+from omniconv.core.choose import needs_even_zeros, needs_zeros, wide_groups
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.numbers import divisors
 from omniconv.core.problem import ConvProblem
@@ -15,8 +15,6 @@ from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import cost, tensors
 from .outside import OUTSIDE
-
-MOST_CHANNELS_A_GROUP = 16
 
 
 def _at(position: Position, **changes: Any) -> ConvProblem:
@@ -71,13 +69,7 @@ def _is_dilated(problem: ConvProblem) -> bool:
 
 
 def _native_refuses(problem: ConvProblem) -> str | None:
-    if problem.groups == 1:
-        return "every channel meets every other, which oneDNN does at the machine's limit."
-    if max(problem.in_channels, problem.out_channels) // problem.groups > MOST_CHANNELS_A_GROUP:
-        return f"the groups have more than {MOST_CHANNELS_A_GROUP} channels, which oneDNN does at the machine's limit."
-    if problem.padding_mode != "zeros":
-        return f"it pads with zeros only, and the padding mode is {problem.padding_mode!r}."
-    return None
+    return wide_groups(problem) or needs_zeros(problem)
 
 
 def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // omniconv::conv_native and conv_native_backward: depthwise and grouped convolutions on kernels of our own.
-#include "tensors.h"
+#include "convolve.h"
 
 namespace omniconv {
 namespace {
 
-// The arguments of one call: what is computed, and the sizes of the output.
 struct Call {
-  Seen input;
-  Seen weight;
+  Seen input, weight;
   Tensor filters;  // the weight, in order
-  Problem problem;
-  Weights weights;
-  int64_t output[5];
+  Bound bound;
+  int64_t output[5];  // its sizes
 
   Call(const Tensor& input_, const Tensor& weight_, const MaybeTensor& bias, const Numbers& numbers)
       : input(check("input", input_, weight_.dim())),
@@ -30,58 +27,40 @@ struct Call {
     STD_TORCH_CHECK(groups >= 1 && weight.sizes[1] * groups == input.sizes[1] && channels % groups == 0,
                     "`groups` must divide the channels, and the weight must have those of one group");
     if (bias) check("bias", *bias, input, &channels, 1);
+    Problem& problem = bound.problem;
     problem = {input.sizes[0], groups, weight.sizes[1], channels / groups, {NO_AXIS, NO_AXIS, NO_AXIS}};
     output[0] = input.sizes[0];
     output[1] = channels;
-    int64_t taps = 1;
     for (int64_t axis = 0; axis < axes; ++axis) {
       Axis& own = problem.axis[3 - axes + axis];
       own = axis_of(input.sizes[2 + axis], weight.sizes[2 + axis], stride[axis], dilation[axis], padding[2 * axis],
                     padding[2 * axis + 1]);
       output[2 + axis] = own.narrow;
-      taps *= own.taps;
     }
-    const int64_t filter = problem.wide * taps;
-    weights = {filters.data_ptr(), input.type(), problem.narrow * filter, filter, taps, 1, 0};
+    const int64_t taps = taps_of(problem), filter = problem.wide * taps;
+    bound.weights = {filters.data_ptr(), input.type(), problem.narrow * filter, filter, taps, 1, 0};
   }
 };
 
 Tensor forward(Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers) {
   const Call call(input, weight, bias, numbers);
-  const Tensor from = readable(input);
-  Tensor output = empty(call.output, call.input.dim, call.input, call.input.channels_inner());
-  MaybeTensor added;
-  if (bias) added = in_order(*bias);
-  kernels().sums(call.problem, false, view(from), view(output), call.weights, added ? added->data_ptr() : nullptr,
-                 host());
-  return output;
+  return sums(call.bound, false, input, call.output, call.input, bias);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers,
                                             int64_t wanted) {
   const Call call(input, weight, bias, numbers);
   check("grad", grad, call.input, call.output, call.input.dim);
-  const Tensor by = readable(grad);
-  const View narrow = view(by);
+  STD_TORCH_CHECK(bias || !(wanted & 4), "`wanted` asks for the gradient of a bias that is not there");
   std::tuple<Tensor, Tensor, Tensor> gradients(nothing(call.input), nothing(call.input), nothing(call.input));
   auto& [of_input, of_weight, of_bias] = gradients;
-  if (wanted & 1) {
-    of_input = empty(call.input.sizes, call.input.dim, call.input, call.input.channels_inner());
-    kernels().sums(call.problem, true, narrow, view(of_input), call.weights, nullptr, host());
-  }
+  if (wanted & 1) of_input = sums(call.bound, true, grad, call.input.sizes, call.input, {});
   if (wanted & 6) {
-    const Tensor from = readable(input);
     of_weight = empty(call.weight.sizes, call.weight.dim, call.weight, false);
-    Weights weights = call.weights;
+    if (wanted & 4) of_bias = empty(call.output + 1, 1, call.input, false);
+    Weights weights = call.bound.weights;
     weights.data = of_weight.data_ptr();
-    void* sums = nullptr;
-    if (wanted & 4) {
-      STD_TORCH_CHECK(bias, "`wanted` asks for the gradient of a bias that is not there");
-      of_bias = empty(call.output + 1, 1, call.input, false);
-      sums = of_bias.data_ptr();
-    }
-    Workspace workspace(kernels().gradient_floats(call.problem, host()));
-    kernels().gradient(call.problem, view(from), narrow, weights, sums, workspace.data, host());
+    weight_gradient(call.bound, input, grad, weights, wanted & 4 ? of_bias.data_ptr() : nullptr);
   }
   return gradients;
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omniconv.core.choose import needs_even_zeros
+from omniconv.core.choose import needs_even_zeros, needs_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -70,6 +70,13 @@ FAMILY = Family(
         ),
     ),
     kernels=(
+        Kernel(
+            "native",
+            "softmax and convolution in one, each head's kernel read by its channels where it stands.",
+            module="cpu",
+            refuse=needs_zeros,
+            words=("zeros", "block", "interleaved"),
+        ),
         Kernel(
             "direct", "each head's kernel repeated for its channels, then ATen's depthwise.", refuse=needs_even_zeros
         ),

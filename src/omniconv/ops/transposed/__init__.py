@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from omniconv.core.choose import wide_groups
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -101,6 +102,7 @@ FAMILY = Family(
         ),
     ),
     kernels=(
+        Kernel("native", "depthwise and grouped, on kernels of our own.", module="cpu", refuse=wide_groups),
         Kernel("direct", "ATen's transposed convolution as it lies.", refuse=_direct_refuses),
         Kernel("cropped", "ATen's transposed convolution, then the rest of the crop cut away."),
     ),

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three sums of a convolution between a wide and a narrow tensor, on tensors of torch that were checked.
+#pragma once
+
+#include "tensors.h"
+
+namespace omniconv {
+
+// What bounds a call: the numbers of the problem, and the weights that it reads.
+struct Bound {
+  Problem problem;
+  Weights weights;
+};
+
+// A new tensor of these sizes, laid out as `like`: from a wide tensor the narrow one (gather) or the other way (scatter).
+Tensor sums(const Bound& bound, bool scatter, const Tensor& from, const int64_t* sizes, const Seen& like,
+            const MaybeTensor& bias);
+
+// Fills the gradient of the weights from both tensors, and of a bias of the narrow one where one is asked for.
+void weight_gradient(const Bound& bound, const Tensor& wide, const Tensor& narrow, const Weights& gradient,
+                     void* bias_gradient);
+
+// The sums over samples and positions of each channel: the gradient of a bias.
+Tensor channel_totals(const Tensor& tensor, const Seen& like);
+
+int64_t taps_of(const Problem& problem);  // all axes together
+
+}  // namespace omniconv
