@@ -37,13 +37,13 @@ struct BlockedGradient {
         bias_gradient(bias_gradient),
         host(host),
         channels{problem.groups, problem.narrow, problem.wide},
-        ring(problem, problem.wide) {
+        ring(problem, channels, wide) {
     rows = problem.axis[0].narrow * problem.axis[1].narrow;
     list = problem.axis[0].taps * problem.axis[1].taps * channels.variants;
     taps = list * problem.axis[2].taps;
-    const int64_t wanted = ceil_div(LEAST_PARTS, channels.blocks());
+    const int64_t wanted = ceil_div(LEAST_PARTS, ring.groups);
     const int64_t afforded = most(work() / LEAST_PART_WORK, 1);
-    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, 2 * ring.slots[1]));
+    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, most(ring.band, 2 * window_of<Way::GATHER>(problem.axis[1]))));
     band = ceil_div(rows, bands);
     bands = ceil_div(rows, band);
     units = problem.batch * ring.chunks * bands;
@@ -62,7 +62,7 @@ struct BlockedGradient {
 
   // `sums` has room for sums() floats.
   void run(float* sums) {
-    Split split{channels.blocks(), 1, parts, 1, parts, 1, 1, narrow.channel == 1};
+    Split split{ring.groups, 1, parts, 1, parts, 1, 1, narrow.channel == 1};
     if (work() * channels.blocks() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
     run_tasks(host, split, [&](Dealer& dealer) { work_on(dealer, sums); });
     Split finish{channels.blocks(), 1, 1, 1, 1, 1, 1, false};
@@ -83,31 +83,36 @@ struct BlockedGradient {
     Task task;
     while (dealer.deal(task)) {
       const int64_t part = task.first_row;
-      float* sums = all_sums + (task.block * parts + part) * sums_of_part();
-      std::memset(sums, 0, sums_of_part() * sizeof(float));
-      const Lanes own = channels.own(task.block);
+      for (int64_t block = task.block * ring.group; block < least((task.block + 1) * ring.group, channels.blocks()); ++block)
+        std::memset(all_sums + (block * parts + part) * sums_of_part(), 0, sums_of_part() * sizeof(float));
       for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
         const int64_t sample = unit / (ring.chunks * bands), cut = unit / bands % ring.chunks;
         const int64_t begin = cut * ring.chunk, count = least(ring.chunk, ring.columns - begin);
-        const int64_t first = unit % bands * band, end = least(first + band, rows);
-        packed.begin(channels, wide, sample, task.block, begin, count);
+        const int64_t top = unit % bands * band, bottom = least(top + band, rows);
+        packed.begin(wide, sample, task.block, begin, count);
         const int64_t lead = (problem.axis[2].stride * begin - problem.axis[2].before - packed.lowest) * V;
-        for (int64_t row = first; row < end; ++row) {
-          const int64_t place[2] = {row / problem.axis[1].narrow, row % problem.axis[1].narrow};
-          const T* from = static_cast<const T*>(narrow.data) + sample * narrow.batch + place[0] * narrow.axis[0] +
-                          place[1] * narrow.axis[1] + begin * narrow.axis[2];
-          const bool straight = sizeof(T) == sizeof(float) && narrow.channel == 1 && own.count == V;
-          const float* factor = straight ? reinterpret_cast<const float*>(from) + own.lowest : factors;
-          const int64_t step = straight ? narrow.axis[2] : V;
-          if (!straight) pack_row(factors, from, narrow.channel, narrow.axis[2], count, own);
-          const int64_t found = packed.meet(place, met, places);
-          for (int64_t i = 0; i < found; ++i) {
-            met[i] += lead;
-            sums_of[i] = sums + places[i] * problem.axis[2].taps * V;
+        for (int64_t first = top; first < bottom; first += ring.band) {
+          for (int64_t block = packed.first_block; block < packed.first_block + packed.blocks; ++block) {
+            float* sums = all_sums + (block * parts + part) * sums_of_part();
+            const Lanes own = channels.own(block);
+            for (int64_t row = first; row < least(first + ring.band, bottom); ++row) {
+              const int64_t place[2] = {row / problem.axis[1].narrow, row % problem.axis[1].narrow};
+              const T* from = static_cast<const T*>(narrow.data) + sample * narrow.batch + place[0] * narrow.axis[0] +
+                              place[1] * narrow.axis[1] + begin * narrow.axis[2];
+              const bool straight = sizeof(T) == sizeof(float) && narrow.channel == 1 && own.count == V;
+              const float* factor = straight ? reinterpret_cast<const float*>(from) + own.lowest : factors;
+              const int64_t step = straight ? narrow.axis[2] : V;
+              if (!straight) pack_row(factors, from, narrow.channel, narrow.axis[2], count, own);
+              const int64_t found = packed.meet(block, place, met, places);
+              for (int64_t i = 0; i < found; ++i) {
+                met[i] += lead;
+                sums_of[i] = sums + places[i] * problem.axis[2].taps * V;
+              }
+              correlate_rows(sums_of, factor, step, met, found, problem.axis[2].taps, problem.axis[2].stride * V,
+                             problem.axis[2].dilation * V, count);
+              if (bias_gradient) add_row(sums + taps * V, factor, step, count);
+            }
           }
-          correlate_rows(sums_of, factor, step, met, found, problem.axis[2].taps, problem.axis[2].stride * V,
-                         problem.axis[2].dilation * V, count);
-          if (bias_gradient) add_row(sums + taps * V, factor, step, count);
         }
       }
     }

@@ -94,6 +94,15 @@ void pack_row(float* block, const T* from, int64_t channel, int64_t step, int64_
   }
 }
 
+// Several blocks of V channels side by side at once, so that a position is read from end to end: block number b, of the
+// channels from first[b] on, goes to block + b * apart.
+template <class T>
+void pack_blocks(float* block, int64_t apart, const T* from, int64_t step, int64_t count, const int64_t* first,
+                 int64_t blocks) {
+  for (int64_t p = 0; p < count; ++p)
+    for (int64_t b = 0; b < blocks; ++b) store(block + b * apart + p * V, load(from + p * step + first[b]));
+}
+
 // The way back, for `lanes` channels that lie side by side: to[lane * channel + p * step] = block[p * V + lane].
 template <class T>
 void unpack_row(T* to, int64_t channel, int64_t step, const float* block, int64_t count, int64_t lanes) {

@@ -13,6 +13,8 @@ namespace {
 // Packed rows that are in use together should stay in the L1 cache, and those of a volume in the L2 cache.
 constexpr int64_t ROW_BYTES = 24 << 10, VOLUME_BYTES = 512 << 10;
 constexpr int64_t LEAST_CHUNK = 4 * MAX_TILE;
+// Blocks of channels that are packed together, and what a band of them may take of the L2 cache.
+constexpr int64_t GROUP = 4, BAND_BYTES = 512 << 10;
 
 // The channels of a group on the side of the outputs, each of which meets `variants` channels on the side of the inputs.
 struct Channels {
@@ -42,28 +44,44 @@ struct Channels {
 template <class T, Way WAY>
 struct Ring {
   const Problem& problem;
-  int64_t variants;
-  int64_t slots[2];  // packed rows along the two outer axes
+  const Channels& channels;
+  int64_t group, groups;  // blocks that are packed together, and how many such there are
+  int64_t band;           // rows of outputs that are summed from the ring before it moves on
+  int64_t slots[2];       // packed rows along the two outer axes
   int64_t columns, chunks, chunk, phases, width;
 
-  Ring(const Problem& problem, int64_t variants) : problem(problem), variants(variants) {
+  // Channels side by side: several blocks at a time, so that a whole cache line or more of a position is read at once,
+  // and as many rows as the L2 cache holds. Else one block, and as few rows as there must be.
+  Ring(const Problem& problem, const Channels& channels, const View& input) : problem(problem), channels(channels) {
     const Axis* axis = problem.axis;
     columns = outputs_of<WAY>(axis[2]);
     const bool volume = inputs_of<WAY>(axis[0]) > 1 && outputs_of<WAY>(axis[0]) > 1;
+    group = input.channel == 1 && channels.count() >= V ? least(GROUP, channels.blocks()) : 1;
+    groups = ceil_div(channels.blocks(), group);
     slots[0] = window_of<WAY>(axis[0]);
     slots[1] = volume ? inputs_of<WAY>(axis[1]) : window_of<WAY>(axis[1]);
     phases = least(period_of<WAY>(axis[2]), columns);
-    const int64_t column_bytes = slots[0] * slots[1] * variants * V * int64_t(sizeof(float));
-    const int64_t fits = (volume ? VOLUME_BYTES : ROW_BYTES) / column_bytes;
+    const int64_t column_bytes = slots[0] * slots[1] * channels.variants * V * int64_t(sizeof(float));
+    const int64_t fits = (volume ? VOLUME_BYTES / group : ROW_BYTES) / column_bytes;
     const int64_t outputs = fits * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
     chunks = ceil_div(columns, most(outputs, LEAST_CHUNK * phases));
     chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
     chunks = ceil_div(columns, chunk);
     width = most(reach(0, chunk).count, 0);
+    band = 1;
+    if (group > 1 && !volume && slots[0] == 1) {
+      const int64_t held = BAND_BYTES / most(group * channels.variants * width * V * int64_t(sizeof(float)), 1);
+      const int64_t more = most(held - slots[1], 0) * period_of<WAY>(axis[1]) / input_step_of<WAY>(axis[1]);
+      band = least(1 + more, outputs_of<WAY>(axis[1]));
+      slots[1] = least(slots[1] + ceil_div((band - 1) * input_step_of<WAY>(axis[1]), period_of<WAY>(axis[1])) + 1,
+                       inputs_of<WAY>(axis[1]));
+    }
   }
 
+  int64_t block_floats() const { return channels.variants * width * V; }
+  int64_t row_floats() const { return group * block_floats(); }
   int64_t bytes() const {
-    return lines(slots[0] * slots[1] * variants * width * V * int64_t(sizeof(float))) +
+    return lines(slots[0] * slots[1] * row_floats() * int64_t(sizeof(float))) +
            lines(slots[0] * slots[1] * int64_t(sizeof(int64_t)));
   }
 
@@ -90,20 +108,19 @@ struct Ring {
     const Ring& ring;
     float* packed;
     int64_t* tags;  // which row each slot holds, or -1
-    const Channels* channels;
     const T* from;
     const View* input;
-    int64_t block, lowest, count;
+    int64_t first_block, blocks, lowest, count;
 
     Rows(const Ring& ring, Arena& arena) : ring(ring) {
-      packed = arena.take<float>(ring.slots[0] * ring.slots[1] * ring.variants * ring.width * V);
+      packed = arena.take<float>(ring.slots[0] * ring.slots[1] * ring.row_floats());
       tags = arena.take<int64_t>(ring.slots[0] * ring.slots[1]);
     }
 
-    void begin(const Channels& of, const View& view, int64_t sample, int64_t of_block, int64_t column, int64_t outputs) {
-      channels = &of;
+    void begin(const View& view, int64_t sample, int64_t group, int64_t column, int64_t outputs) {
       input = &view;
-      block = of_block;
+      first_block = group * ring.group;
+      blocks = least(ring.group, ring.channels.blocks() - first_block);
       from = static_cast<const T*>(view.data) + sample * view.batch;
       const Reach found = ring.reach(column, outputs);
       lowest = found.lowest;
@@ -112,8 +129,9 @@ struct Ring {
     }
 
     // Lists the packed rows that the outputs at `place` meet, and which rows of taps (variants innermost) meet them.
-    int64_t meet(const int64_t (&place)[2], const float** met, int64_t* places) {
+    int64_t meet(int64_t block, const int64_t (&place)[2], const float** met, int64_t* places) {
       const Axis* axis = ring.problem.axis;
+      const int64_t variants = ring.channels.variants;
       const Steps outer = steps_of<WAY>(axis[0], place[0]), inner = steps_of<WAY>(axis[1], place[1]);
       int64_t found = 0;
       for (int64_t i = 0; i < outer.taps; ++i) {
@@ -122,11 +140,11 @@ struct Ring {
         for (int64_t j = 0; j < inner.taps; ++j) {
           const int64_t height = inner.at + inner.hop * j;
           if (height < 0 || height >= inputs_of<WAY>(axis[1])) continue;
-          const float* row = row_at(depth, height);
+          const float* row = row_at(depth, height) + (block - first_block) * ring.block_floats();
           const int64_t taps = (outer.first + outer.step * i) * axis[1].taps + inner.first + inner.step * j;
-          for (int64_t variant = 0; variant < ring.variants; ++variant) {
+          for (int64_t variant = 0; variant < variants; ++variant) {
             met[found] = row + variant * ring.width * V;
-            places[found++] = taps * ring.variants + variant;
+            places[found++] = taps * variants + variant;
           }
         }
       }
@@ -135,21 +153,37 @@ struct Ring {
 
     float* row_at(int64_t depth, int64_t height) {
       const int64_t slot = depth % ring.slots[0] * ring.slots[1] + height % ring.slots[1];
-      float* row = packed + slot * ring.variants * ring.width * V;
+      float* row = packed + slot * ring.row_floats();
       const int64_t tag = depth * inputs_of<WAY>(ring.problem.axis[1]) + height;
       if (tags[slot] == tag) return row;
       tags[slot] = tag;
       const int64_t inside = inputs_of<WAY>(ring.problem.axis[2]);
       const int64_t first = least(most(lowest, 0), lowest + count), end = most(least(lowest + count, inside), first);
       const T* at = from + depth * input->axis[0] + height * input->axis[1] + first * input->axis[2];
-      for (int64_t variant = 0; variant < ring.variants; ++variant) {
-        float* to = row + variant * ring.width * V;
-        std::memset(to, 0, (first - lowest) * V * sizeof(float));
-        pack_row(to + (first - lowest) * V, at, input->channel, input->axis[2], end - first,
-                 channels->met_by(block, variant));
-        std::memset(to + (end - lowest) * V, 0, (lowest + count - end) * V * sizeof(float));
+      const int64_t before = (first - lowest) * V, behind = (end - lowest) * V;
+      for (int64_t block = 0; block < blocks; ++block) {
+        for (int64_t variant = 0; variant < ring.channels.variants; ++variant) {
+          float* to = row + block * ring.block_floats() + variant * ring.width * V;
+          std::memset(to, 0, before * sizeof(float));
+          std::memset(to + behind, 0, (lowest + count - end) * V * sizeof(float));
+        }
       }
+      pack(row + before, at, end - first);
       return row;
+    }
+
+    void pack(float* to, const T* at, int64_t positions) const {
+      const Channels& channels = ring.channels;
+      if (blocks > 1 && channels.per_group == 1 && channels.variants == 1) {
+        int64_t first[GROUP];
+        for (int64_t block = 0; block < blocks; ++block) first[block] = channels.first(first_block + block);
+        pack_blocks(to, ring.block_floats(), at, input->axis[2], positions, first, blocks);
+        return;
+      }
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t variant = 0; variant < channels.variants; ++variant)
+          pack_row(to + block * ring.block_floats() + variant * ring.width * V, at, input->channel, input->axis[2],
+                   positions, channels.met_by(first_block + block, variant));
     }
   };
 };

@@ -41,12 +41,13 @@ struct BlockedSums {
         bias(bias),
         host(host),
         channels(channels_of<WAY>(problem)),
-        ring(problem, channels.variants),
+        ring(problem, channels, input),
         weights(problem, channels, weights, ring.phases) {
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
-    split = Split::of(host, channels.blocks(), problem.batch, rows, ring.slots[1], ring.chunks,
-                      ring.columns * rows * sums, output.channel == 1);
+    const int64_t least_band = most(ring.band, 2 * window_of<WAY>(problem.axis[1]));
+    split = Split::of(host, ring.groups, problem.batch, rows, least_band, ring.chunks,
+                      ring.columns * rows * sums * channels.blocks() / ring.groups, output.channel == 1);
   }
 
   int64_t scratch_bytes() const {
@@ -71,31 +72,36 @@ struct BlockedSums {
 
     Task task;
     while (dealer.deal(task)) {
-      const Lanes own = channels.own(task.block);
-      if (bias) store(start, load_first(bias + own.lowest, own.count));
-      const float* filters = packed.block(task.block);
       const int64_t begin = task.chunk * ring.chunk;
       const int64_t count = least(ring.chunk, ring.columns - begin);
-      rows.begin(channels, input, task.sample, task.block, begin, count);
-      for (int64_t row = task.first_row; row < task.end_row; ++row) {
-        const int64_t height = outputs_of<WAY>(problem.axis[1]);
-        const int64_t place[2] = {row / height, row % height};
-        const int64_t found = rows.meet(place, met, places);
-        T* to = static_cast<T*>(output.data) + task.sample * output.batch + own.lowest * output.channel +
-                place[0] * output.axis[0] + place[1] * output.axis[1] + begin * output.axis[2];
-        const bool straight = sizeof(T) == sizeof(float) && output.channel == 1 && own.count == V;
-        float* out = straight ? reinterpret_cast<float*>(to) : sums;
-        const int64_t out_step = straight ? output.axis[2] : V;
-        for (int64_t phase = 0; phase < least(ring.phases, count); ++phase) {
-          const Steps steps = steps_of<WAY>(problem.axis[2], begin + phase);
-          for (int64_t i = 0; i < found; ++i)
-            tap_rows[i] = {met[i], filters + packed.phase_at[phase] + places[i] * steps.taps * V};
-          const Walk walk{tap_rows, steps.taps ? found : 0, steps.taps, V, input_step_of<WAY>(problem.axis[2]) * V,
-                          steps.hop * V, ring.phases * out_step, 1, 0, 0, start, 0};
-          gather_row(walk, tiles_for(walk), (steps.at - rows.lowest) * V, out + phase * out_step,
-                     ceil_div(count - phase, ring.phases));
+      rows.begin(input, task.sample, task.block, begin, count);
+      for (int64_t first = task.first_row; first < task.end_row; first += ring.band) {
+        const int64_t end = least(first + ring.band, task.end_row);
+        for (int64_t block = rows.first_block; block < rows.first_block + rows.blocks; ++block) {
+          const Lanes own = channels.own(block);
+          if (bias) store(start, load_first(bias + own.lowest, own.count));
+          const float* filters = packed.block(block);
+          for (int64_t row = first; row < end; ++row) {
+            const int64_t height = outputs_of<WAY>(problem.axis[1]);
+            const int64_t place[2] = {row / height, row % height};
+            const int64_t found = rows.meet(block, place, met, places);
+            T* to = static_cast<T*>(output.data) + task.sample * output.batch + own.lowest * output.channel +
+                    place[0] * output.axis[0] + place[1] * output.axis[1] + begin * output.axis[2];
+            const bool straight = sizeof(T) == sizeof(float) && output.channel == 1 && own.count == V;
+            float* out = straight ? reinterpret_cast<float*>(to) : sums;
+            const int64_t out_step = straight ? output.axis[2] : V;
+            for (int64_t phase = 0; phase < least(ring.phases, count); ++phase) {
+              const Steps steps = steps_of<WAY>(problem.axis[2], begin + phase);
+              for (int64_t i = 0; i < found; ++i)
+                tap_rows[i] = {met[i], filters + packed.phase_at[phase] + places[i] * steps.taps * V};
+              const Walk walk{tap_rows, steps.taps ? found : 0, steps.taps, V, input_step_of<WAY>(problem.axis[2]) * V,
+                              steps.hop * V, ring.phases * out_step, 1, 0, 0, start, 0};
+              gather_row(walk, tiles_for(walk), (steps.at - rows.lowest) * V, out + phase * out_step,
+                         ceil_div(count - phase, ring.phases));
+            }
+            if (!straight) unpack_row(to, output.channel, output.axis[2], sums, count, own.count);
+          }
         }
-        if (!straight) unpack_row(to, output.channel, output.axis[2], sums, count, own.count);
       }
     }
   }
