@@ -43,7 +43,7 @@ struct BlockedGradient {
     taps = list * problem.axis[2].taps;
     const int64_t wanted = ceil_div(LEAST_PARTS, ring.groups);
     const int64_t afforded = most(work() / LEAST_PART_WORK, 1);
-    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, most(ring.band, 2 * window_of<Way::GATHER>(problem.axis[1]))));
+    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, 2 * window_of<Way::GATHER>(problem.axis[1])));
     band = ceil_div(rows, bands);
     bands = ceil_div(rows, band);
     units = problem.batch * ring.chunks * bands;

@@ -11,7 +11,7 @@ namespace omniconv {
 namespace {
 
 // Packed rows that are in use together should stay in the L1 cache, and those of a volume in the L2 cache.
-constexpr int64_t ROW_BYTES = 24 << 10, VOLUME_BYTES = 512 << 10;
+constexpr int64_t ROW_BYTES = 32 << 10, VOLUME_BYTES = 512 << 10;
 constexpr int64_t LEAST_CHUNK = 4 * MAX_TILE;
 // Blocks of channels that are packed together, and what a band of them may take of the L2 cache.
 constexpr int64_t GROUP = 4, BAND_BYTES = 512 << 10;
@@ -58,13 +58,14 @@ struct Ring {
     const bool volume = inputs_of<WAY>(axis[0]) > 1 && outputs_of<WAY>(axis[0]) > 1;
     group = input.channel == 1 && channels.count() >= V ? least(GROUP, channels.blocks()) : 1;
     groups = ceil_div(channels.blocks(), group);
+    group = ceil_div(channels.blocks(), groups);
     slots[0] = window_of<WAY>(axis[0]);
     slots[1] = volume ? inputs_of<WAY>(axis[1]) : window_of<WAY>(axis[1]);
     phases = least(period_of<WAY>(axis[2]), columns);
     const int64_t column_bytes = slots[0] * slots[1] * channels.variants * V * int64_t(sizeof(float));
     const int64_t fits = (volume ? VOLUME_BYTES / group : ROW_BYTES) / column_bytes;
     const int64_t outputs = fits * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
-    chunks = ceil_div(columns, most(outputs, LEAST_CHUNK * phases));
+    chunks = ceil_div(columns, most(outputs, (channels.variants > 1 ? 2 * MAX_TILE : LEAST_CHUNK) * phases));
     chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
     chunks = ceil_div(columns, chunk);
     width = most(reach(0, chunk).count, 0);
@@ -82,7 +83,8 @@ struct Ring {
   int64_t row_floats() const { return group * block_floats(); }
   int64_t bytes() const {
     return lines(slots[0] * slots[1] * row_floats() * int64_t(sizeof(float))) +
-           lines(slots[0] * slots[1] * int64_t(sizeof(int64_t)));
+           lines(slots[0] * slots[1] * int64_t(sizeof(int64_t))) +
+           lines(group * channels.variants * int64_t(sizeof(Lanes)));
   }
 
   struct Reach {
@@ -108,6 +110,8 @@ struct Ring {
     const Ring& ring;
     float* packed;
     int64_t* tags;  // which row each slot holds, or -1
+    Lanes* lanes;   // that each block meets, variant by variant
+    int64_t held;   // the group that they are of
     const T* from;
     const View* input;
     int64_t first_block, blocks, lowest, count;
@@ -115,6 +119,8 @@ struct Ring {
     Rows(const Ring& ring, Arena& arena) : ring(ring) {
       packed = arena.take<float>(ring.slots[0] * ring.slots[1] * ring.row_floats());
       tags = arena.take<int64_t>(ring.slots[0] * ring.slots[1]);
+      lanes = arena.take<Lanes>(ring.group * ring.channels.variants);
+      held = -1;
     }
 
     void begin(const View& view, int64_t sample, int64_t group, int64_t column, int64_t outputs) {
@@ -126,6 +132,14 @@ struct Ring {
       lowest = found.lowest;
       count = found.count;
       for (int64_t slot = 0; slot < ring.slots[0] * ring.slots[1]; ++slot) tags[slot] = -1;
+      if (held != group) list_lanes();
+      held = group;
+    }
+
+    void list_lanes() {
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t variant = 0; variant < ring.channels.variants; ++variant)
+          lanes[block * ring.channels.variants + variant] = ring.channels.met_by(first_block + block, variant);
     }
 
     // Lists the packed rows that the outputs at `place` meet, and which rows of taps (variants innermost) meet them.
@@ -183,7 +197,7 @@ struct Ring {
       for (int64_t block = 0; block < blocks; ++block)
         for (int64_t variant = 0; variant < channels.variants; ++variant)
           pack_row(to + block * ring.block_floats() + variant * ring.width * V, at, input->channel, input->axis[2],
-                   positions, channels.met_by(first_block + block, variant));
+                   positions, lanes[block * channels.variants + variant]);
     }
   };
 };

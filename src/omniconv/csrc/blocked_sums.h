@@ -45,8 +45,7 @@ struct BlockedSums {
         weights(problem, channels, weights, ring.phases) {
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
-    const int64_t least_band = most(ring.band, 2 * window_of<WAY>(problem.axis[1]));
-    split = Split::of(host, ring.groups, problem.batch, rows, least_band, ring.chunks,
+    split = Split::of(host, ring.groups, problem.batch, rows, window_of<WAY>(problem.axis[1]), ring.chunks,
                       ring.columns * rows * sums * channels.blocks() / ring.groups, output.channel == 1);
   }
 
