@@ -43,7 +43,7 @@ struct BlockedGradient {
     taps = list * problem.axis[2].taps;
     const int64_t wanted = ceil_div(LEAST_PARTS, ring.groups);
     const int64_t afforded = most(work() / LEAST_PART_WORK, 1);
-    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, 2 * window_of<Way::GATHER>(problem.axis[1])));
+    bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, 2 * ring.least_rows()));
     band = ceil_div(rows, bands);
     bands = ceil_div(rows, band);
     units = problem.batch * ring.chunks * bands;
@@ -91,12 +91,13 @@ struct BlockedGradient {
         const int64_t top = unit % bands * band, bottom = least(top + band, rows);
         packed.begin(wide, sample, task.block, begin, count);
         const int64_t lead = (problem.axis[2].stride * begin - problem.axis[2].before - packed.lowest) * V;
-        for (int64_t first = top; first < bottom; first += ring.band) {
+        for (int64_t first = top; first < bottom; first = ring.end_of_band(first, bottom)) {
           for (int64_t block = packed.first_block; block < packed.first_block + packed.blocks; ++block) {
             float* sums = all_sums + (block * parts + part) * sums_of_part();
             const Lanes own = channels.own(block);
-            for (int64_t row = first; row < least(first + ring.band, bottom); ++row) {
-              const int64_t place[2] = {row / problem.axis[1].narrow, row % problem.axis[1].narrow};
+            const int64_t plane = first / problem.axis[1].narrow, end = ring.end_of_band(first, bottom);
+            for (int64_t row = first; row < end; ++row) {
+              const int64_t place[2] = {plane, row - plane * problem.axis[1].narrow};
               const T* from = static_cast<const T*>(narrow.data) + sample * narrow.batch + place[0] * narrow.axis[0] +
                               place[1] * narrow.axis[1] + begin * narrow.axis[2];
               const bool straight = sizeof(T) == sizeof(float) && narrow.channel == 1 && own.count == V;

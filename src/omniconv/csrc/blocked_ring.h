@@ -47,7 +47,7 @@ struct Ring {
   const Channels& channels;
   int64_t group, groups;  // blocks that are packed together, and how many such there are
   int64_t band;           // rows of outputs that are summed from the ring before it moves on
-  int64_t slots[2];       // packed rows along the two outer axes
+  int64_t slots[2];       // packed rows along the two outer axes, powers of two
   int64_t columns, chunks, chunk, phases, width;
 
   // Channels side by side: several blocks at a time, so that a whole cache line or more of a position is read at once,
@@ -59,8 +59,8 @@ struct Ring {
     group = input.channel == 1 && channels.count() >= V ? least(GROUP, channels.blocks()) : 1;
     groups = ceil_div(channels.blocks(), group);
     group = ceil_div(channels.blocks(), groups);
-    slots[0] = window_of<WAY>(axis[0]);
-    slots[1] = volume ? inputs_of<WAY>(axis[1]) : window_of<WAY>(axis[1]);
+    slots[0] = power_of_two(window_of<WAY>(axis[0]));
+    slots[1] = power_of_two(volume ? inputs_of<WAY>(axis[1]) : window_of<WAY>(axis[1]));
     phases = least(period_of<WAY>(axis[2]), columns);
     const int64_t column_bytes = slots[0] * slots[1] * channels.variants * V * int64_t(sizeof(float));
     const int64_t fits = (volume ? VOLUME_BYTES / group : ROW_BYTES) / column_bytes;
@@ -69,14 +69,25 @@ struct Ring {
     chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
     chunks = ceil_div(columns, chunk);
     width = most(reach(0, chunk).count, 0);
-    band = 1;
+    band = volume && group > 1 ? outputs_of<WAY>(axis[1]) : 1;
     if (group > 1 && !volume && slots[0] == 1) {
       const int64_t held = BAND_BYTES / most(group * channels.variants * width * V * int64_t(sizeof(float)), 1);
-      const int64_t more = most(held - slots[1], 0) * period_of<WAY>(axis[1]) / input_step_of<WAY>(axis[1]);
-      band = least(1 + more, outputs_of<WAY>(axis[1]));
-      slots[1] = least(slots[1] + ceil_div((band - 1) * input_step_of<WAY>(axis[1]), period_of<WAY>(axis[1])) + 1,
-                       inputs_of<WAY>(axis[1]));
+      while (slots[1] * 2 <= held && slots[1] < inputs_of<WAY>(axis[1])) slots[1] *= 2;
+      const int64_t more = most(slots[1] - window_of<WAY>(axis[1]) - 1, 0);
+      band = most(least(1 + more * period_of<WAY>(axis[1]) / input_step_of<WAY>(axis[1]), outputs_of<WAY>(axis[1])), 1);
     }
+  }
+
+  // Fewer rows of outputs than twice these would pack more rows of inputs than they sum.
+  int64_t least_rows() const {
+    const bool volume = inputs_of<WAY>(problem.axis[0]) > 1 && outputs_of<WAY>(problem.axis[0]) > 1;
+    return volume ? slots[0] * outputs_of<WAY>(problem.axis[1]) : window_of<WAY>(problem.axis[1]);
+  }
+
+  // Rows of outputs from `first` on that are summed together: of one plane, for the ring holds what one plane meets.
+  int64_t end_of_band(int64_t first, int64_t end) const {
+    const int64_t height = outputs_of<WAY>(problem.axis[1]);
+    return least(least(first + band, (first / height + 1) * height), end);
   }
 
   int64_t block_floats() const { return channels.variants * width * V; }
@@ -166,7 +177,7 @@ struct Ring {
     }
 
     float* row_at(int64_t depth, int64_t height) {
-      const int64_t slot = depth % ring.slots[0] * ring.slots[1] + height % ring.slots[1];
+      const int64_t slot = (depth & (ring.slots[0] - 1)) * ring.slots[1] + (height & (ring.slots[1] - 1));
       float* row = packed + slot * ring.row_floats();
       const int64_t tag = depth * inputs_of<WAY>(ring.problem.axis[1]) + height;
       if (tags[slot] == tag) return row;

@@ -56,6 +56,27 @@ OMNICONV_INLINE void gather_tile(const Walk& walk, int64_t at, int64_t weights_a
   }
 }
 
+// One output alone, as at the edge of an image: three sums by turns of rows, or it would wait for its own last one.
+OMNICONV_INLINE void gather_one(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
+  constexpr int TURNS = 3;
+  for (int64_t block = 0; block < walk.blocks; ++block) {
+    const int64_t lane = walk.lane(block);
+    vec sum[TURNS] = {load(walk.bias + lane * walk.bias_step)};
+    int64_t row = 0;
+    const auto add = [&](int turn) {
+      const float* input = walk.rows[row + turn].input + at + lane;
+      const float* weights = walk.rows[row + turn].weights + weights_at + block * walk.weights_step;
+      for (int64_t tap = 0; tap < walk.taps; ++tap) sum[turn] += load(weights + tap * V) * load(input + tap * walk.hop);
+    };
+    for (; row + TURNS <= walk.count; row += TURNS) {
+#pragma GCC unroll 3
+      for (int turn = 0; turn < TURNS; ++turn) add(turn);
+    }
+    for (; row < walk.count; ++row) add(0);
+    store(out + lane, sum[0] + sum[1] + sum[2]);
+  }
+}
+
 // The same for taps side by side (or, flipped, from the last to the first), with each input loaded once for all the taps
 // that it meets, and the weights of a row in registers.
 template <int T, int TAPS, int STRIDE>
@@ -77,7 +98,8 @@ OMNICONV_INLINE void slide_tile(const Walk& walk, int64_t at, int64_t weights_at
       for (int tap = 0; tap < TAPS; ++tap) weight[tap] = load(weights + tap * tap_step);
 #pragma GCC unroll 40
       for (int j = 0; j < STRIDE * (T - 1) + TAPS; ++j, input += column) {
-        const vec value = load(input);
+        vec value = load(input);
+        keep(value);
 #pragma GCC unroll 8
         for (int tap = 0; tap < TAPS; ++tap) {
           const int t = (j - tap) / STRIDE;
@@ -138,7 +160,8 @@ constexpr Tiles SLIDE[] = {sliding<2, 1>(), sliding<3, 1>(), sliding<4, 1>(), sl
 
 // The tiles for one way to walk.
 inline const Tiles& tiles_for(const Walk& walk) {
-  const int64_t stride = walk.slides() ? walk.step / walk.column : 0, taps = walk.taps;
+  const int64_t taps = walk.taps;
+  const int stride = !walk.slides() ? 0 : walk.step == walk.column ? 1 : walk.step == 2 * walk.column ? 2 : 0;
   if (stride == 1 && taps >= 2 && taps <= 5) return SLIDE[taps - 2];
   if (stride == 1 && taps == 7) return SLIDE[4];
   if (stride == 2 && (taps == 3 || taps == 5 || taps == 7)) return SLIDE[5 + (taps - 3) / 2];
@@ -147,13 +170,15 @@ inline const Tiles& tiles_for(const Walk& walk) {
 
 // out[t] = bias + Σ over rows and taps of weight · input[t * step + tap * hop], for t < outputs.
 inline void gather_row(const Walk& walk, const Tiles& tiles, int64_t at, float* out, int64_t outputs) {
+  if (outputs <= 0) return;
   // Tiles of nearly equal size: a rest of one or two outputs would wait for its own sums.
-  const int64_t count = (outputs + MAX_TILE - 1) / MAX_TILE;
+  const uint32_t count = uint32_t(outputs + MAX_TILE - 1) / MAX_TILE, size = uint32_t(outputs) / count;
+  const uint32_t larger = uint32_t(outputs) - size * count;
   int64_t done = 0;
-  for (int64_t tile = 0; tile < count; ++tile) {
-    const int64_t size = (outputs - done + count - tile - 1) / (count - tile);
-    tiles.of[size](walk, at + done * walk.step, 0, out + done * walk.out_step);
-    done += size;
+  for (uint32_t tile = 0; tile < count; ++tile) {
+    const int64_t own = size + (tile < larger);
+    tiles.of[own](walk, at + done * walk.step, 0, out + done * walk.out_step);
+    done += own;
   }
 }
 

@@ -45,7 +45,7 @@ struct BlockedSums {
         weights(problem, channels, weights, ring.phases) {
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
-    split = Split::of(host, ring.groups, problem.batch, rows, window_of<WAY>(problem.axis[1]), ring.chunks,
+    split = Split::of(host, ring.groups, problem.batch, rows, ring.least_rows(), ring.chunks,
                       ring.columns * rows * sums * channels.blocks() / ring.groups, output.channel == 1);
   }
 
@@ -74,15 +74,15 @@ struct BlockedSums {
       const int64_t begin = task.chunk * ring.chunk;
       const int64_t count = least(ring.chunk, ring.columns - begin);
       rows.begin(input, task.sample, task.block, begin, count);
-      for (int64_t first = task.first_row; first < task.end_row; first += ring.band) {
-        const int64_t end = least(first + ring.band, task.end_row);
+      for (int64_t first = task.first_row; first < task.end_row; first = ring.end_of_band(first, task.end_row)) {
+        const int64_t end = ring.end_of_band(first, task.end_row);
         for (int64_t block = rows.first_block; block < rows.first_block + rows.blocks; ++block) {
           const Lanes own = channels.own(block);
           if (bias) store(start, load_first(bias + own.lowest, own.count));
           const float* filters = packed.block(block);
+          const int64_t height = outputs_of<WAY>(problem.axis[1]), plane = first / height;
           for (int64_t row = first; row < end; ++row) {
-            const int64_t height = outputs_of<WAY>(problem.axis[1]);
-            const int64_t place[2] = {row / height, row % height};
+            const int64_t place[2] = {plane, row - plane * height};
             const int64_t found = rows.meet(block, place, met, places);
             T* to = static_cast<T*>(output.data) + task.sample * output.batch + own.lowest * output.channel +
                     place[0] * output.axis[0] + place[1] * output.axis[1] + begin * output.axis[2];

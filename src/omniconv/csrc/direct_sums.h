@@ -72,9 +72,9 @@ struct DirectSums {
     Task task;
     while (dealer.deal(task)) {
       const int64_t begin = task.chunk * chunk, count = least(chunk, columns - begin);
-      for (int64_t row = task.first_row; row < task.end_row; ++row) {
-        const int64_t height = outputs_of<WAY>(problem.axis[1]);
-        const int64_t place[2] = {row / height, row % height};
+      const int64_t height = outputs_of<WAY>(problem.axis[1]);
+      int64_t place[2] = {task.first_row / height, task.first_row % height};
+      for (int64_t row = task.first_row; row < task.end_row; ++row, next(place, height)) {
         float* to = static_cast<float*>(output.data) + task.sample * output.batch + place[0] * output.axis[0] +
                     place[1] * output.axis[1];
         for (int64_t phase = 0; phase < least(phases, count); ++phase) {
@@ -84,6 +84,12 @@ struct DirectSums {
         }
       }
     }
+  }
+
+  static void next(int64_t (&place)[2], int64_t height) {
+    if (++place[1] < height) return;
+    place[1] = 0;
+    ++place[0];
   }
 
   // Lists the rows of inputs that a row of outputs meets, with the weights of the first block.
@@ -139,7 +145,7 @@ struct DirectSums {
       --walk.taps;
     walk.taps -= begin;
     if (walk.taps == 0) walk.count = 0;
-    GATHER_ANY.of[1](walk, at * walk.column, begin * V, to);
+    gather_one(walk, at * walk.column, begin * V, to);
   }
 };
 

@@ -3,6 +3,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "tensors.h"
 
 namespace omniconv {
@@ -53,8 +57,11 @@ void* scratch(int64_t bytes) {
   thread_local Scratch mine;
   if (mine.size < bytes) {
     std::free(mine.data);
-    mine.size = (bytes + 4095) / 4096 * 4096;
-    mine.data = std::aligned_alloc(64, mine.size);
+    mine.size = (bytes + (2 << 20) - 1) >> 21 << 21;
+    mine.data = std::aligned_alloc(2 << 20, mine.size);
+#if defined(__linux__)
+    madvise(mine.data, mine.size, MADV_HUGEPAGE);  // else its pages miss the first buffer of addresses: 7 % slower
+#endif
   }
   return mine.data;
 }

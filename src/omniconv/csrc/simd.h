@@ -96,9 +96,13 @@ OMNICONV_INLINE void store_first(bf16* to, vec value, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) narrow(to + lane, value[lane]);
 }
 
-template <class T>
-OMNICONV_INLINE void prefetch(const T* at) {
-  __builtin_prefetch(at, 0, 2);
+// Keeps a loaded vector in a register: the compiler would rather load it again for each use, and loads are scarce.
+OMNICONV_INLINE void keep(vec& value) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(value));
+#elif defined(__x86_64__)
+  asm("" : "+x"(value));
+#endif
 }
 
 // rows[i] holds lane j of column i; afterwards rows[j] holds lane i of column j.
