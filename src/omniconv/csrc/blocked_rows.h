@@ -113,9 +113,9 @@ OMNICONV_INLINE void slide_tile(const Walk& walk, int64_t at, int64_t weights_at
 }
 
 // A function for tiles of every size up to MAX_TILE.
-using Tile = void (*)(const Walk&, int64_t at, int64_t weights_at, float* out);
-struct Tiles {
-  Tile of[MAX_TILE + 1];
+using TileSum = void (*)(const Walk&, int64_t at, int64_t weights_at, float* out);
+struct TileSums {
+  TileSum of[MAX_TILE + 1];
 };
 
 template <int T, int STEP>
@@ -129,37 +129,37 @@ void slide(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
 }
 
 template <int STEP, int T = MAX_TILE>
-constexpr void fill_gather(Tiles& tiles) {
+constexpr void fill_gather(TileSums& tiles) {
   tiles.of[T] = gather<T, STEP>;
   if constexpr (T > 1) fill_gather<STEP, T - 1>(tiles);
 }
 
 template <int TAPS, int STRIDE, int T = MAX_TILE>
-constexpr void fill_slide(Tiles& tiles) {
+constexpr void fill_slide(TileSums& tiles) {
   tiles.of[T] = slide<T, TAPS, STRIDE>;
   if constexpr (T > 1) fill_slide<TAPS, STRIDE, T - 1>(tiles);
 }
 
 template <int STEP>
-constexpr Tiles gathering() {
-  Tiles tiles{};
+constexpr TileSums gathering() {
+  TileSums tiles{};
   fill_gather<STEP>(tiles);
   return tiles;
 }
 
 template <int TAPS, int STRIDE>
-constexpr Tiles sliding() {
-  Tiles tiles{};
+constexpr TileSums sliding() {
+  TileSums tiles{};
   fill_slide<TAPS, STRIDE>(tiles);
   return tiles;
 }
 
-constexpr Tiles GATHER_PACKED = gathering<V>(), GATHER_ANY = gathering<0>();
-constexpr Tiles SLIDE[] = {sliding<2, 1>(), sliding<3, 1>(), sliding<4, 1>(), sliding<5, 1>(),
+constexpr TileSums GATHER_PACKED = gathering<V>(), GATHER_ANY = gathering<0>();
+constexpr TileSums SLIDE[] = {sliding<2, 1>(), sliding<3, 1>(), sliding<4, 1>(), sliding<5, 1>(),
                            sliding<7, 1>(), sliding<3, 2>(), sliding<5, 2>(), sliding<7, 2>()};
 
 // The tiles for one way to walk.
-inline const Tiles& tiles_for(const Walk& walk) {
+inline const TileSums& tiles_for(const Walk& walk) {
   const int64_t taps = walk.taps;
   const int stride = !walk.slides() ? 0 : walk.step == walk.column ? 1 : walk.step == 2 * walk.column ? 2 : 0;
   if (stride == 1 && taps >= 2 && taps <= 5) return SLIDE[taps - 2];
@@ -169,9 +169,9 @@ inline const Tiles& tiles_for(const Walk& walk) {
 }
 
 // out[t] = bias + Σ over rows and taps of weight · input[t * step + tap * hop], for t < outputs.
-inline void gather_row(const Walk& walk, const Tiles& tiles, int64_t at, float* out, int64_t outputs) {
+inline void gather_row(const Walk& walk, const TileSums& tiles, int64_t at, float* out, int64_t outputs) {
   if (outputs <= 0) return;
-  // Tiles of nearly equal size: a rest of one or two outputs would wait for its own sums.
+  // TileSums of nearly equal size: a rest of one or two outputs would wait for its own sums.
   const uint32_t count = uint32_t(outputs + MAX_TILE - 1) / MAX_TILE, size = uint32_t(outputs) / count;
   const uint32_t larger = uint32_t(outputs) - size * count;
   int64_t done = 0;

@@ -5,50 +5,53 @@
 #include "blocked_gradient.h"
 #include "blocked_sums.h"
 #include "direct_sums.h"
+#include "planar_gradient.h"
+#include "planar_sums.h"
 
 namespace omniconv {
 namespace {
 
-template <Way WAY>
-bool directly(const Problem& problem, const View& input, const View& output, const Weights& weights, const void* bias,
-              const Host& host) {
-  if (!DirectSums<WAY>::suits(problem, input, output)) return false;
-  DirectSums<WAY>(problem, input, output, weights, static_cast<const float*>(bias), host).run();
-  return true;
-}
-
-template <class T>
-void sums_of(const Problem& problem, bool scatter, const View& input, const View& output, const Weights& weights,
-             const void* bias, const Host& host) {
-  const T* added = static_cast<const T*>(bias);
-  if (scatter) {
-    BlockedSums<T, Way::SCATTER>(problem, input, output, weights, added, host).run();
+// Channels side by side: straight from the tensor where taps are few. Positions side by side: plane by plane. Else, and
+// where rows are shorter than vectors are worth, packed blocks of channels.
+template <class T, Way WAY>
+void sums_by(const Problem& problem, const View& input, const View& output, const Weights& weights, const void* bias,
+             const Host& host) {
+  if (DirectSums<WAY>::suits(problem, input, output)) {
+    DirectSums<WAY>(problem, input, output, weights, static_cast<const float*>(bias), host).run();
+  } else if (PlanarSums<T, WAY>::suits(problem, input, output)) {
+    PlanarSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
   } else {
-    BlockedSums<T, Way::GATHER>(problem, input, output, weights, added, host).run();
+    BlockedSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
   }
 }
 
 void sums(const Problem& problem, bool scatter, const View& input, const View& output, const Weights& weights,
           const void* bias, const Host& host) {
-  const auto direct = scatter ? directly<Way::SCATTER> : directly<Way::GATHER>;
-  if (direct(problem, input, output, weights, bias, host)) return;
-  const auto run = input.type == Type::float32 ? sums_of<float> : sums_of<bf16>;
-  run(problem, scatter, input, output, weights, bias, host);
+  const bool wide = input.type == Type::float32;
+  const auto run = scatter ? (wide ? sums_by<float, Way::SCATTER> : sums_by<bf16, Way::SCATTER>)
+                           : (wide ? sums_by<float, Way::GATHER> : sums_by<bf16, Way::GATHER>);
+  run(problem, input, output, weights, bias, host);
 }
 
 int64_t gradient_floats(const Problem& problem, const View& wide, const View& narrow, const Host& host) {
+  if (PlanarGradient<float>::suits(problem, wide, narrow))
+    return PlanarGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
   return BlockedGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
 }
 
 template <class T>
-void gradient_of(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
+void gradient_by(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
                  float* workspace, const Host& host) {
-  BlockedGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
+  if (PlanarGradient<T>::suits(problem, wide, narrow)) {
+    PlanarGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
+  } else {
+    BlockedGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
+  }
 }
 
 void gradient(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
               float* workspace, const Host& host) {
-  const auto run = wide.type == Type::float32 ? gradient_of<float> : gradient_of<bf16>;
+  const auto run = wide.type == Type::float32 ? gradient_by<float> : gradient_by<bf16>;
   run(problem, wide, narrow, weights, bias, workspace, host);
 }
 

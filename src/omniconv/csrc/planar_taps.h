@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of rows of inputs with rows of gradients, position by position: the sums of a block of taps.
+//
+// A block has TY × XB taps: an input that is loaded at the place of one of XB taps meets TY gradients, which stand in
+// registers. The gradients of neighbouring taps are rows apart, or columns where there is one row of taps, or channels.
+#pragma once
+
+#include "planar_pack.h"
+
+namespace omniconv {
+namespace {
+namespace planar {
+
+constexpr int MOST_TALL = V == 16 ? 8 : 3, MOST_BROAD = 8;
+
+// Sums in registers, beside the gradients of a position and one input.
+constexpr bool fits(int64_t tall, int64_t broad) { return tall * broad + tall + 1 <= (MAX_TILE > 10 ? 32 : 16); }
+
+// Rows of inputs and gradients that meet, one after the other.
+struct Run {
+  const float* wide;
+  const float* narrow;
+  int64_t rows;
+};
+
+struct Strides {
+  int64_t wide, narrow;  // floats between rows of a run
+  int64_t tall;          // between the gradients of neighbouring taps, backwards
+  int64_t vectors;       // of a row
+  const int64_t* offsets;
+  int64_t sums;          // between the sums of neighbouring taps that meet one input
+};
+
+// sums[t * strides.sums + k * V] += Σ over rows and positions of wide[offsets[k]] · narrow[-t * tall].
+template <int TY, int XB, bool NEAR>
+__attribute__((noinline)) void correlate(const Run* runs, int64_t count, const Strides& strides, float* sums) {
+  vec sum[TY][XB] = {};
+  int64_t offsets[XB];
+#pragma GCC unroll 8
+  for (int k = 0; k < XB; ++k) offsets[k] = NEAR ? k : strides.offsets[k];
+  const int64_t end = strides.vectors * V, tall = strides.tall;
+  for (const Run* run = runs; run < runs + count; ++run) {
+    const float* wide = run->wide + (NEAR ? strides.offsets[0] : 0);
+    const float* narrow = run->narrow;
+    for (int64_t row = 0; row < run->rows; ++row, wide += strides.wide, narrow += strides.narrow) {
+      for (int64_t p = 0; p < end; p += V) {
+        vec factor[TY];
+        const float* from = narrow + p;
+#pragma GCC unroll 8
+        for (int t = 0; t < TY; ++t, from -= tall) factor[t] = held(load(from));
+#pragma GCC unroll 8
+        for (int k = 0; k < XB; ++k) {
+          const vec loaded = TY > 1 ? held(load(wide + p + offsets[k])) : load(wide + p + offsets[k]);
+#pragma GCC unroll 8
+          for (int t = 0; t < TY; ++t) sum[t][k] += factor[t] * loaded;
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < TY; ++t)
+#pragma GCC unroll 8
+    for (int k = 0; k < XB; ++k) {
+      float* to = sums + t * strides.sums + k * V;
+      store(to, load(to) + sum[t][k]);
+    }
+}
+
+using Correlate = void (*)(const Run* runs, int64_t count, const Strides& strides, float* sums);
+
+template <bool NEAR, int TY, int XB = MOST_BROAD>
+inline Correlate correlate_broad(int64_t broad) {
+  if constexpr (XB > 1) {
+    if (!fits(TY, XB) || broad < XB) return correlate_broad<NEAR, TY, XB - 1>(broad);
+  }
+  return correlate<TY, (fits(TY, XB) ? XB : 1), NEAR>;
+}
+
+template <bool NEAR, int TY = MOST_TALL>
+inline Correlate correlate_of(int64_t tall, int64_t broad) {
+  if constexpr (TY > 1) {
+    if (tall < TY) return correlate_of<NEAR, TY - 1>(tall, broad);
+  }
+  return correlate_broad<NEAR, TY>(broad);
+}
+
+// How `tall` × `broad` taps are cut into blocks of nearly equal sizes, so that a position costs the fewest cycles: half a
+// cycle for a multiply-add, and what measurement adds for the loads of inputs, which are at odd places, and of gradients.
+// No block is faster than its sums can follow each other. `fixed`: cycles that a block costs once, spread over its
+// positions.
+struct Blocks {
+  int64_t tall, broad;
+  float cycles;
+};
+
+inline Blocks blocks_of(int64_t tall, int64_t broad, float fixed) {
+  Blocks best{1, 1, 1e30f};
+  for (int64_t ty = 1; ty <= least(tall, MOST_TALL); ++ty) {
+    for (int64_t xb = 1; xb <= least(broad, MOST_BROAD) && fits(ty, xb); ++xb) {
+      const int64_t tiers = ceil_div(tall, ty), blocks = ceil_div(broad, xb);
+      const float height = float(tall) / float(tiers), width = float(broad) / float(blocks);
+      const float sums = height * width * 0.5f + width * 0.45f + height * 0.2f, loads = width * 1.3f + height * 0.5f;
+      const float once = sums > loads ? sums : loads;
+      const float cycles = ((once > 4 ? once : 4) + fixed) * float(tiers * blocks);
+      if (cycles < best.cycles) best = {ty, xb, cycles};
+    }
+  }
+  return best;
+}
+
+// The lanes of each of `count` vectors added, V vectors at a time.
+__attribute__((noinline)) void add_lanes(float* totals, const float* vectors, int64_t count) {
+  for (int64_t i = 0; i < count; i += V) {
+    const int64_t some = least(count - i, V);
+    vec rows[V];
+#pragma GCC unroll 16
+    for (int j = 0; j < V; ++j) rows[j] = load(vectors + (i + (j < some ? j : 0)) * V);
+    // Lane l of the sum of two vectors `step` apart holds two lanes of the one or of the other, as bit `step` of l says.
+#pragma GCC unroll 4
+    for (int step = 1; step < V; step *= 2) {
+      ivec low, high;
+      for (int lane = 0; lane < V; ++lane) {
+        low[lane] = lane & step ? lane - step + V : lane;
+        high[lane] = lane & step ? lane + V : lane + step;
+      }
+#pragma GCC unroll 16
+      for (int j = 0; j < V; j += 2 * step)
+        rows[j] = __builtin_shuffle(rows[j], rows[j + step], low) + __builtin_shuffle(rows[j], rows[j + step], high);
+    }
+    store_first(totals + i, rows[0], some);
+  }
+}
+
+}  // namespace planar
+}  // namespace
+}  // namespace omniconv
