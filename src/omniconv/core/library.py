@@ -48,7 +48,10 @@ def load() -> None:
             torch.ops.load_library(str(path()))
             torch.ops.omniconv.isa()
         except (OSError, RuntimeError) as error:
-            _answer = f"the compiled library does not load ({str(error).splitlines()[0]})"
+            said = str(error).splitlines()[0]
+            if "`OMNICONV_ISA`" in said:
+                raise ValueError(said[said.index("`OMNICONV_ISA`") :]) from None
+            _answer = f"the compiled library does not load ({said})"
     if absent() not in ("", HIDDEN):
         warnings.warn(
             f"omniconv: {absent()}; everything computes through ATen, with the same results, often slower. "

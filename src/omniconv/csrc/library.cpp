@@ -2,6 +2,8 @@
 // What the library does once: it picks the instruction set, lends threads and memory, and says what it picked.
 #include <cstdlib>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -21,22 +23,26 @@ extern const Kernels kernels_base;
 
 namespace {
 
-// Best first; OMNICONV_ISA names another one that this processor has.
-const Kernels* pick() {
-  const Kernels* able[3];
-  int count = 0;
+// What this processor can run, best first.
+std::vector<const Kernels*> able() {
+  std::vector<const Kernels*> found;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) able[count++] = &kernels_v4;
-  if (__builtin_cpu_supports("x86-64-v3")) able[count++] = &kernels_v3;
-  if (__builtin_cpu_supports("x86-64-v2")) able[count++] = &kernels_v2;
+  if (__builtin_cpu_supports("x86-64-v4")) found.push_back(&kernels_v4);
+  if (__builtin_cpu_supports("x86-64-v3")) found.push_back(&kernels_v3);
+  if (__builtin_cpu_supports("x86-64-v2")) found.push_back(&kernels_v2);
 #else
-  able[count++] = &kernels_base;
+  found.push_back(&kernels_base);
 #endif
+  return found;
+}
+
+// The best, or the one that OMNICONV_ISA names; null where there is none.
+const Kernels* pick() {
   const char* wanted = std::getenv("OMNICONV_ISA");
-  for (int i = 0; wanted && i < count; ++i)
-    if (!std::strcmp(wanted, able[i]->isa)) return able[i];
-  return count ? able[0] : nullptr;
+  for (const Kernels* one : able())
+    if (!wanted || !*wanted || !std::strcmp(wanted, one->isa)) return one;
+  return nullptr;
 }
 
 const Kernels* picked = pick();
@@ -66,12 +72,18 @@ void* scratch(int64_t bytes) {
   return mine.data;
 }
 
-std::string isa() { return picked ? picked->isa : ""; }
+std::string isa() { return kernels().isa; }
 
 }  // namespace
 
 const Kernels& kernels() {
-  STD_TORCH_CHECK(picked, "no kernels for this processor");
+  if (!picked) {
+    std::string names;
+    for (const Kernels* one : able()) names += std::string(names.empty() ? "" : ", ") + one->isa;
+    const char* wanted = std::getenv("OMNICONV_ISA");
+    STD_TORCH_CHECK(!names.empty(), "this processor has none of the instruction sets that the kernels are built for");
+    STD_TORCH_CHECK(false, "`OMNICONV_ISA` (=", wanted, ") must be one that this processor has; use ", names, ".");
+  }
   return *picked;
 }
 
