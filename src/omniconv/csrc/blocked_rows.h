@@ -77,14 +77,13 @@ OMNICONV_INLINE void gather_one(const Walk& walk, int64_t at, int64_t weights_at
   }
 }
 
-// The same for taps side by side (or, flipped, from the last to the first), with each input loaded once for all the taps
-// that it meets, and the weights of a row in registers.
+// The same for taps side by side (or, flipped, from the last to the first), TAPS at a time, with each input loaded once for
+// all of these that it meets, and their weights in registers. What is left of a row is summed tap by tap.
 template <int T, int TAPS, int STRIDE>
 OMNICONV_INLINE void slide_tile(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
   const bool flipped = walk.hop < 0;
   const int64_t column = walk.column, tap_step = flipped ? -V : V;
-  at += flipped ? (TAPS - 1) * walk.hop : 0;
-  weights_at += flipped ? (TAPS - 1) * V : 0;
+  const int64_t turn = flipped ? TAPS - 1 : 0;
   for (int64_t block = 0; block < walk.blocks; ++block) {
     const int64_t lane = walk.lane(block);
     vec sum[T];
@@ -93,18 +92,28 @@ OMNICONV_INLINE void slide_tile(const Walk& walk, int64_t at, int64_t weights_at
     for (int64_t row = 0; row < walk.count; ++row) {
       const float* input = walk.rows[row].input + at + lane;
       const float* weights = walk.rows[row].weights + weights_at + block * walk.weights_step;
-      vec weight[TAPS];
+      int64_t done = 0;
+      for (; done + TAPS <= walk.taps; done += TAPS) {
+        const float* from = input + (done + turn) * walk.hop;
+        vec weight[TAPS];
 #pragma GCC unroll 8
-      for (int tap = 0; tap < TAPS; ++tap) weight[tap] = load(weights + tap * tap_step);
+        for (int tap = 0; tap < TAPS; ++tap) weight[tap] = load(weights + (done + turn) * V + tap * tap_step);
 #pragma GCC unroll 40
-      for (int j = 0; j < STRIDE * (T - 1) + TAPS; ++j, input += column) {
-        vec value = load(input);
-        keep(value);
+        for (int j = 0; j < STRIDE * (T - 1) + TAPS; ++j, from += column) {
+          vec value = load(from);
+          keep(value);
 #pragma GCC unroll 8
-        for (int tap = 0; tap < TAPS; ++tap) {
-          const int t = (j - tap) / STRIDE;
-          if (j >= tap && (j - tap) % STRIDE == 0 && t < T) sum[t] += weight[tap] * value;
+          for (int tap = 0; tap < TAPS; ++tap) {
+            const int t = (j - tap) / STRIDE;
+            if (j >= tap && (j - tap) % STRIDE == 0 && t < T) sum[t] += weight[tap] * value;
+          }
         }
+      }
+      for (; done < walk.taps; ++done) {
+        const float* from = input + done * walk.hop;
+        const vec weight = load(weights + done * V);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t, from += STRIDE * column) sum[t] += weight * load(from);
       }
     }
 #pragma GCC unroll 16
@@ -162,9 +171,8 @@ constexpr TileSums SLIDE[] = {sliding<2, 1>(), sliding<3, 1>(), sliding<4, 1>(),
 inline const TileSums& tiles_for(const Walk& walk) {
   const int64_t taps = walk.taps;
   const int stride = !walk.slides() ? 0 : walk.step == walk.column ? 1 : walk.step == 2 * walk.column ? 2 : 0;
-  if (stride == 1 && taps >= 2 && taps <= 5) return SLIDE[taps - 2];
-  if (stride == 1 && taps == 7) return SLIDE[4];
-  if (stride == 2 && (taps == 3 || taps == 5 || taps == 7)) return SLIDE[5 + (taps - 3) / 2];
+  if (stride == 1 && taps >= 2) return SLIDE[taps >= 7 ? 4 : taps >= 5 ? 3 : taps - 2];
+  if (stride == 2 && taps >= 3) return SLIDE[taps >= 7 ? 7 : taps >= 5 ? 6 : 5];
   return walk.step == V ? GATHER_PACKED : GATHER_ANY;
 }
 
