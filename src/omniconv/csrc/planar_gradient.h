@@ -19,6 +19,7 @@ constexpr int64_t GROUP_PAIR_BYTES = 128 << 10;  // of a group, or of the depths
 constexpr int64_t MOST_PAIR_BYTES = 64 << 20;
 constexpr int64_t GRADIENT_TASKS = 32;
 constexpr int64_t GRADIENT_TASK_WORK = 16000;  // vector multiply-adds
+constexpr int64_t LEAST_VECTORS = 10, MOST_TAPS = 128;
 constexpr int64_t MOST_PAIRS = 4096;           // channels of a group, times each other
 
 // What the taps that meet one input are apart from each other.
@@ -139,10 +140,16 @@ struct PlanarGradient {
   const Host& host;
   GradientCut cut;
 
+  // Where planes have enough vectors for what each of them costs: as many as a kernel has taps, as measured against the
+  // blocks of channels of blocked_gradient.h.
   static bool suits(const Problem& problem, const View& wide, const View& narrow) {
-    if (wide.axis[2] != 1 || narrow.axis[2] != 1 || problem.wide * problem.narrow > MOST_PAIRS) return false;
+    const Axis& columns = problem.axis[2];
+    if (wide.axis[2] != 1 || narrow.axis[2] != 1 || columns.stride > 2 || problem.wide * problem.narrow > MOST_PAIRS)
+      return false;
     GradientCut cut(problem);
-    return cut.bytes() <= MOST_PAIR_BYTES;
+    const int64_t vectors = problem.axis[0].narrow * problem.axis[1].narrow * ceil_div(columns.narrow, V);
+    return vectors >= columns.stride * most(cut.taps(), LEAST_VECTORS) && cut.taps() <= MOST_TAPS &&
+           cut.bytes() <= MOST_PAIR_BYTES;
   }
 
   PlanarGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient, T* bias_gradient,
@@ -280,7 +287,7 @@ struct PlanarGradient {
     __attribute__((noinline)) void pack_wide(const T* from, int64_t first) {
       const View& view = whole.wide;
       const Axis* axis = problem.axis;
-      const int64_t inside = axis[2].wide, step = axis[2].stride, dealt = cut.columns.dealt;
+      const int64_t inside = axis[2].wide, step = axis[2].stride;
       const int64_t row_end = least(axis[1].stride * (first_row + rows - 1) - axis[1].before + span_of(axis[1]), axis[1].wide);
       const int64_t depth_end =
           least(axis[0].stride * (first_depth + depths - 1) - axis[0].before + span_of(axis[0]), axis[0].wide);
@@ -295,14 +302,8 @@ struct PlanarGradient {
             neighbours.pack(to, cut.wide_row, own, view.axis[1], row_end - lowest_row);
             continue;
           }
-          for (int64_t row = lowest_row; row < row_end; ++row, own += view.axis[1], to += cut.wide_row) {
-            if (step == 2 && dealt == 2 && cut.columns.dealt_at(1) == 1) {
-              pack_pairs(to, to + cut.wide_pitch, own, first, inside, cut.wide_pitch);
-            } else {
-              for (int64_t i = 0; i < dealt; ++i)
-                pack_apart(to + i * cut.wide_pitch, own, first + cut.columns.dealt_at(i), step, inside, cut.wide_pitch);
-            }
-          }
+          for (int64_t row = lowest_row; row < row_end; ++row, own += view.axis[1], to += cut.wide_row)
+            pack_pairs(to, cut.columns.dealt > 1 ? to + cut.wide_pitch : nullptr, own, first, inside, cut.wide_pitch);
         }
     }
 

@@ -122,22 +122,13 @@ struct Neighbours {
   }
 };
 
-// to[i] = row[first + step * i] inside, else 0.
-template <class T>
-void pack_apart(float* to, const T* row, int64_t first, int64_t step, int64_t inside, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t at = first + step * i;
-    to[i] = at >= 0 && at < inside ? widen(row[at]) : 0;
-  }
-}
-
 constexpr ivec every_other(int first) {
   ivec index = {};
   for (int lane = 0; lane < V; ++lane) index[lane] = first + 2 * lane;
   return index;
 }
 
-// even[i] = row[first + 2 i] and odd[i] = row[first + 2 i + 1].
+// even[i] = row[first + 2 i] and odd[i] = row[first + 2 i + 1], where there is an `odd`.
 template <class T>
 void pack_pairs(float* even, float* odd, const T* row, int64_t first, int64_t inside, int64_t count) {
   for (int64_t i = 0; i < count; i += V) {
@@ -152,7 +143,7 @@ void pack_pairs(float* even, float* odd, const T* row, int64_t first, int64_t in
       high = load_inside(row + at + V, lanes_inside(most(begin - V, 0), most(end - V, 0)));
     }
     store(even + i, __builtin_shuffle(low, high, every_other(0)));
-    store(odd + i, __builtin_shuffle(low, high, every_other(1)));
+    if (odd) store(odd + i, __builtin_shuffle(low, high, every_other(1)));
   }
 }
 
@@ -170,26 +161,20 @@ constexpr ivec woven(int first) {
   return index;
 }
 
-// to[i] = from[i % phases * pitch + i / phases], in the tensor's type.
+// to[2 i] = even[i] and to[2 i + 1] = odd[i], in the tensor's type.
 template <class T>
-void unpack_phases(T* to, const float* from, int64_t pitch, int64_t phases, int64_t count) {
-  if (phases == 1) return unpack_neighbours(to, from, count);
-  if (phases == 2) {
-    for (int64_t i = 0; i < count; i += 2 * V) {
-      const vec even = load(from + i / 2), odd = load(from + pitch + i / 2);
-      const vec low = __builtin_shuffle(even, odd, woven(0)), high = __builtin_shuffle(even, odd, woven(V / 2));
-      if (i + 2 * V <= count) {
-        store(to + i, low);
-        store(to + i + V, high);
-      } else {
-        store_some(to + i, low, least(count - i, V));
-        if (count - i > V) store_some(to + i + V, high, count - i - V);
-      }
+void unpack_pairs(T* to, const float* even, const float* odd, int64_t count) {
+  for (int64_t i = 0; i < count; i += 2 * V) {
+    const vec first = load(even + i / 2), second = load(odd + i / 2);
+    const vec low = __builtin_shuffle(first, second, woven(0)), high = __builtin_shuffle(first, second, woven(V / 2));
+    if (i + 2 * V <= count) {
+      store(to + i, low);
+      store(to + i + V, high);
+    } else {
+      store_some(to + i, low, least(count - i, V));
+      if (count - i > V) store_some(to + i + V, high, count - i - V);
     }
-    return;
   }
-  for (int64_t phase = 0; phase < phases; ++phase)
-    for (int64_t i = phase; i < count; i += phases) narrow(to + i, from[phase * pitch + i / phases]);
 }
 
 }  // namespace planar

@@ -64,7 +64,6 @@ struct Columns {
   int64_t input_at(int64_t begin) const {
     return lowest + (WAY == Way::GATHER ? axis.stride * begin : begin / phases);
   }
-  int64_t dealt_at(int64_t index) const { return WAY == Way::GATHER ? axis.dilation * index % axis.stride : 0; }
 
   // Offsets and taps, phase by phase: those of phase f stand at starts[f] … starts[f + 1] - 1.
   void list(int64_t* offsets, int64_t* taps, int64_t* starts, int64_t pitch) const {
