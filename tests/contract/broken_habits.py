@@ -4,14 +4,26 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 
 from contract.broken import kernel
+from contract.problems import halves, present
 from contract.test_compile import check_compiles
 from contract.test_dtypes import check_autocast, check_dtype, check_gradient_dtype
 from contract.test_export_transforms import check_export, check_functional_gradients, check_symbolic_trace, check_vmap
-from contract.test_gradients import check_gradcheck, check_gradients, check_second_gradients
+from contract.test_gradients import (
+    check_batched_gradients,
+    check_change_is_noticed,
+    check_forward_gradients,
+    check_gradcheck,
+    check_gradgradcheck,
+    check_gradients,
+    check_gradients_apart,
+    check_second_gradients,
+    entangled,
+)
 from contract.test_layouts import check_format, check_layout
 from contract.test_shapes import check_without_data
 from contract.test_values import check_empty_batch, check_leaves_inputs
@@ -62,6 +74,50 @@ def detaches_its_input(plan, input, *rest):
     return plan(input.detach(), *rest)
 
 
+@kernel(partial(check_layout, layout="fenced"), partial(check_layout, layout="windowed"))
+def multiplies_what_lies_behind_its_input_by_zero(plan, input, *rest):
+    end = input.storage_offset() + 1 + sum((n - 1) * step for n, step in zip(input.shape, input.stride(), strict=True))
+    held = input.untyped_storage().nbytes() // input.element_size()
+    behind = torch.as_strided(input.detach(), (min(held - end, 1),), (1,), end)
+    return plan(input, *rest) + 0 * behind.sum()
+
+
+def channels_inside(tensor):
+    return tensor.numel() > 0 and tensor.stride(1) == 1 and not tensor.is_contiguous()
+
+
+@kernel(partial(check_layout, layout="channels_last"), applies=lambda p: p.in_channels > 1)
+def is_wrong_only_in_channels_last(plan, input, *rest):
+    return plan(input, *rest) + channels_inside(input)
+
+
+class Turned(torch.autograd.Function):
+    """The identity with a gradient that is wrong where the channels of what it is given lie inside."""
+
+    @staticmethod
+    def forward(_, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(_, grad):
+        return grad + channels_inside(grad)
+
+
+@kernel(partial(check_layout, layout="channels_last"), applies=lambda p: p.out_channels > 1)
+def differentiates_channels_last_wrongly(plan, *tensors):
+    return Turned.apply(plan(*tensors))
+
+
+@kernel(check_gradients_apart)
+def follows_its_input_alone(plan, input, *rest):
+    return plan(input, *rest) if input.requires_grad else plan(input, *[t if t is None else t.detach() for t in rest])
+
+
+@kernel(check_gradients_apart)
+def records_what_nobody_asked_for(plan, *tensors):
+    return plan(*tensors).requires_grad_()
+
+
 @kernel(check_gradients)
 def detaches_its_weights(plan, input, *rest):
     return plan(input, *[None if t is None else t.detach() for t in rest])
@@ -102,12 +158,62 @@ class OnceOnly(torch.autograd.Function):
         return None, *[None if t is None else next(left) for t in leaves]
 
 
-@kernel(check_second_gradients, check_functional_gradients)
+class Unsaved(OnceOnly):
+    """A convolution that keeps its tensors where autograd does not see that they change."""
+
+    @staticmethod
+    def forward(context, plan, *tensors):
+        output = OnceOnly.forward(context, plan, *tensors)
+        context.tensors = tensors
+        return output
+
+    @staticmethod
+    def backward(context, grad):
+        return OnceOnly.backward(SimpleNamespace(plan=context.plan, saved_tensors=context.tensors), grad)
+
+
+@kernel(check_change_is_noticed, applies=lambda p: len(present(halves(p))) > 1)
+def does_not_notice_that_its_input_changed(plan, *tensors):
+    return Unsaved.apply(plan, *tensors)
+
+
+class Followed(OnceOnly):
+    """A convolution whose gradient has gradients that go on into what made its tensors."""
+
+    @staticmethod
+    def backward(context, grad):
+        tensors = context.saved_tensors
+        with torch.enable_grad():
+            output = context.plan(*tensors)
+        found = torch.autograd.grad(output, present(tensors), grad, create_graph=True)
+        left = iter(found)
+        return None, *[None if t is None else next(left) for t in tensors]
+
+
+@kernel(partial(check_second_gradients, mixed=entangled), applies=lambda p: len(present(halves(p))) > 1)
+def differentiates_what_its_weights_were_made_from(plan, *tensors):
+    return Followed.apply(plan, *tensors)
+
+
+class Single(OnceOnly):
+    """A convolution whose gradient looks at the numbers in it."""
+
+    @staticmethod
+    def backward(context, grad):
+        return OnceOnly.backward(context, grad if grad.sum().item() else grad.clone())
+
+
+@kernel(check_batched_gradients)
+def takes_one_gradient_at_a_time(plan, *tensors):
+    return Single.apply(plan, *tensors)
+
+
+@kernel(check_second_gradients, check_gradgradcheck, check_functional_gradients)
 def loses_the_second_gradient(plan, *tensors):
     return OnceOnly.apply(plan, *tensors)
 
 
-@kernel(check_gradcheck)
+@kernel(check_gradcheck, check_forward_gradients)
 def has_no_forward_gradient(plan, *tensors):
     return OnceOnly.apply(plan, *tensors)
 

@@ -149,12 +149,35 @@ def writes_whole_vectors_of_eight_and_no_rest(plan, *tensors):
     return torch.cat([output[..., :whole], torch.zeros_like(output[..., whole:])], dim=-1)
 
 
+@kernel(check_widths, partial(check_widths, layouts=("channels_last",)), applies=lambda p: p.out_channels > 1)
+def computes_whole_vectors_of_eight_channels_and_no_rest(plan, *tensors):
+    output = plan(*tensors)
+    whole = output.shape[1] // 8 * 8
+    return torch.cat([output[:, :whole], torch.zeros_like(output[:, whole:])], dim=1)
+
+
 @kernel(check_writes_everything)
 def leaves_the_last_output_unwritten(plan, *tensors):
     output = plan(*tensors)
     fresh = torch.empty_like(output)
     fresh.flatten()[:-1] = output.flatten()[:-1]
     return fresh
+
+
+@kernel(partial(check_writes_everything, dtype=torch.float32))
+def leaves_the_last_output_unwritten_in_memory_of_its_own(plan, *tensors):
+    output = plan(*tensors)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    fresh = torch.empty_like(output)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    fresh.flatten()[:-1] = output.flatten()[:-1]
+    return fresh
+
+
+@kernel(check_writes_everything)
+def finds_what_an_earlier_call_left(plan, *tensors):
+    plan.left, before = plan(*tensors).detach(), vars(plan).get("left", 0)
+    return plan(*tensors) + 0 * before
 
 
 @kernel(check_shape)

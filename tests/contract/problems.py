@@ -16,6 +16,7 @@ import torch
 
 from omniconv.core.choose import choose
 from omniconv.core.family import Family, Kernel, families, family_of
+from omniconv.core.library import absent
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import _KERNELS, _NATIVE, Plan
 from tolerance import assert_close, assert_equal
@@ -23,19 +24,25 @@ from tolerance import assert_close, assert_equal
 
 @dataclass(frozen=True)
 class Case:
-    """One named problem of a family, on one kernel that takes it."""
+    """One named problem of a family, on one kernel that takes it, in a type that the kernel computes in.
+
+    ``by_name`` is a compiled kernel called as the operator that compiled graphs hold, not by a plan's quick way.
+    """
 
     family: Family
     name: str
     problem: ConvProblem
     kernel: Kernel
+    dtype: torch.dtype = torch.float64
+    by_name: bool = False
 
     def __str__(self):
-        return f"{self.family.name}-{self.name}-{self.kernel.name}"
+        kind = "-bfloat16" * (self.dtype == torch.bfloat16) + "-by-name" * self.by_name
+        return f"{self.family.name}-{self.name}-{self.kernel.name}{kind}"
 
     @property
     def plan_for(self):
-        return plans_of(self.kernel)
+        return ByName if self.by_name else plans_of(self.kernel)
 
     @property
     def chosen(self):
@@ -61,17 +68,29 @@ def plans_of(kernel):
     return plan_for
 
 
+class ByName(Plan):
+    """A plan that calls the operator of its compiled kernel, without a check and whatever looks on."""
+
+    def __call__(self, *tensors):
+        return self._native.operator(*tensors, self._packed(tensors))
+
+
 def _named():
     for family in families().values():
         for name, text in family.cases.items():
             problem = ConvProblem.parse(text)
             for kernel in family.kernels:
-                if kernel.refuse(problem) is None:
-                    yield Case(family, name, problem, kernel)
+                if kernel.refuse(problem) is None and not (kernel.compiled and absent()):
+                    yield Case(family, name, problem, kernel, torch.float32 if kernel.compiled else torch.float64)
 
 
+# Each kernel in the widest type that it computes in: small numbers and their sums are exact there.
 CASES = tuple(_named())
 CHOSEN = tuple(case for case in CASES if case.chosen)
+COMPILED = tuple(case for case in CASES if case.kernel.compiled)
+# Compiled kernels once more in the type that rounds their results, and in both as operators.
+ROUNDED = tuple(replace(case, dtype=torch.bfloat16) for case in COMPILED)
+OPERATORS = tuple(replace(case, by_name=True) for case in (*COMPILED, *ROUNDED) if case.chosen)
 
 
 def features(case):
@@ -99,15 +118,24 @@ def covering(cases, most=None):
                 break
             chosen.append(best)
             left -= features(best)
-    return tuple(sorted(chosen, key=CASES.index))
+    return tuple(sorted(chosen, key=cases.index))
 
 
 def first_of_each_family(cases):
     """The smallest of ``cases`` in each family that has a batch."""
-    by_family = {}
+    return _first_of_each(cases, lambda case: case.family.name)
+
+
+def first_of_each_kernel(cases):
+    """The smallest of ``cases`` on each kernel of each family that has a batch."""
+    return _first_of_each(cases, lambda case: (case.family.name, case.kernel.name, case.dtype))
+
+
+def _first_of_each(cases, kind):
+    found = {}
     for case in sorted((c for c in cases if c.problem.batch), key=lambda c: c.size):
-        by_family.setdefault(case.family.name, case)
-    return tuple(by_family.values())
+        found.setdefault(kind(case), case)
+    return tuple(found.values())
 
 
 def each(cases):
@@ -197,12 +225,12 @@ def exact(problem):
 
 
 def assert_same(problem, actual, want, scale=None):
-    """Equal to the last bit where the formula is exact on the data, else to rounding.
+    """Equal to the last bit, once rounded to the type computed in, where the formula is exact on the data; else close.
 
     ``scale`` is the size of the terms where they cancel: the gradient of a softmax of equal numbers is 0.
     """
     __tracebackhide__ = True
     if exact(problem):
-        assert_equal(actual, want)
+        assert_equal(actual, want.to(actual.dtype))
     else:
         assert_close(actual, want, terms=None if scale is None else want.abs().clamp(min=scale))

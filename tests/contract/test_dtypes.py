@@ -11,6 +11,7 @@ import torch
 from contract.problems import (
     CASES,
     CHOSEN,
+    OPERATORS,
     covering,
     each,
     expected,
@@ -118,7 +119,7 @@ def test_accumulation(case):
     check_accumulation(case.problem, case.plan_for)
 
 
-@each(CASES)
+@each(CASES + tuple(case for case in OPERATORS if case.dtype == torch.float32))
 def test_autocast(case):
     check_autocast(case.problem, case.plan_for)
 

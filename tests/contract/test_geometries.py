@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from contract.problems import CHOSEN, each, family_of, first_of_each_family
+from contract.problems import CHOSEN, COMPILED, each, family_of, first_of_each_family, first_of_each_kernel
 from contract.test_gradients import check_gradients
+from contract.test_layouts import check_layout
 from contract.test_values import check_values
+from omniconv.core.choose import choose
 from omniconv.core.padding import RULES
 from omniconv.core.problem import PADDING_MODES, ConvProblem
 from omniconv.core.register import Plan
@@ -23,10 +26,10 @@ def per_axis(values, dim):
 
 
 @st.composite
-def geometries(draw, family):
-    """A legal problem of ``family``, by way of its string, with the special numbers and the channels of one case."""
-    case = draw(st.sampled_from([c for c in CHOSEN if c.family is family]))
-    problem, dim = case.problem, case.problem.dim
+def geometries(draw, texts):
+    """A legal problem, by way of its string, with the special numbers and the channels of one of these strings."""
+    problem = ConvProblem.parse(draw(st.sampled_from(texts)))
+    dim = problem.dim
     stride = draw(per_axis(st.integers(1, 3), dim))
     rules = [r for r in RULES if r != "same" or problem.transposed or set(stride) == {1}]
     entry = st.one_of(st.tuples(AMOUNT, AMOUNT), st.sampled_from(rules))
@@ -67,7 +70,7 @@ def check_geometries(problem, plan_for, phases=tuple(Phase)):
     """Values and gradients are the formula's on every problem of this one's family that hypothesis comes upon."""
 
     @settings(max_examples=150, phases=phases, suppress_health_check=list(HealthCheck))
-    @given(geometries(family_of(problem)))
+    @given(geometries([str(case.problem) for case in CHOSEN if case.family is family_of(problem)]))
     def hold(found):
         check_values(found, plan_for)
         check_gradients(found, plan_for)
@@ -75,6 +78,26 @@ def check_geometries(problem, plan_for, phases=tuple(Phase)):
     hold()
 
 
+def check_laid_geometries(problem, plan_for, phases=tuple(Phase)):
+    """The same of every problem that this one's compiled kernel takes, in the layouts and types that it computes in."""
+    kernel = choose(problem).kernel
+    texts = [str(case.problem) for case in COMPILED if case.family is family_of(problem) and case.kernel is kernel]
+    layouts = st.sampled_from(["fenced", "channels_last", "windowed", "strided"])
+
+    @settings(max_examples=500, phases=phases, suppress_health_check=list(HealthCheck))
+    @given(geometries(texts), layouts, st.sampled_from([torch.float32, torch.bfloat16]))
+    def hold(found, layout, dtype):
+        assume(kernel.refuse(found) is None)
+        check_layout(found, plan_for, layout, dtype)
+
+    hold()
+
+
 @each(first_of_each_family(CHOSEN))
 def test_geometries(case):
     check_geometries(case.problem, Plan)
+
+
+@each(first_of_each_kernel(COMPILED))
+def test_laid_geometries(case):
+    check_laid_geometries(case.problem, case.plan_for)

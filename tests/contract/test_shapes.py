@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from contract.problems import CASES, CHOSEN, each, expected, grown, halves
+from contract.problems import CASES, CHOSEN, OPERATORS, each, expected, grown, halves
+from contract.test_layouts import LAYOUTS
 from omniconv.core.family import family_of
 from omniconv.core.problem import ConvProblem
 
@@ -33,9 +34,9 @@ def check_unbatched(problem, plan_for):
     assert torch.equal(got, want), "an input without a batch gives other values"
 
 
-def check_without_data(problem, plan_for):
+def check_without_data(problem, plan_for, dtype=torch.float32, layout="fenced"):
     """Meta and fake tensors give the output's shape, type, device and strides without computing it."""
-    tensors = halves(problem, torch.float32)
+    tensors = [t if t is None else LAYOUTS[layout](t) for t in halves(problem, dtype)]
     real = plan_for(problem)(*tensors)
     meta = plan_for(problem)(*[t if t is None else t.to("meta") for t in tensors])
     with FakeTensorMode() as mode:
@@ -92,6 +93,12 @@ def test_unbatched(case):
 @each(CASES)
 def test_without_data(case):
     check_without_data(case.problem, case.plan_for)
+
+
+@pytest.mark.parametrize("layout", ["fenced", "channels_last", "windowed", "strided", "turned"])
+@each(OPERATORS)
+def test_strides_without_data(case, layout):
+    check_without_data(case.problem, case.plan_for, case.dtype, layout)
 
 
 @each(CHOSEN)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -63,10 +65,15 @@ def test_exact_comparison():
         assert_equal(torch.tensor([2**53 + 1]), torch.tensor([2**53]))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library's own memory is perturbed by glibc only")
 @pytest.mark.usefixtures("poisoned_memory")
 def test_fresh_memory_is_poisoned():
     assert torch.empty(8).isnan().all()
     assert torch.ones(3, 2).new_empty(2).isnan().all()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # as where a compiled library asks for memory
+    for size in (3, 300, 300_000):
+        assert (torch.empty(size) > 3e38).all()
+        assert (torch.empty(size, dtype=torch.bfloat16) > 3e38).all()
 
 
 def test_one_thread():
