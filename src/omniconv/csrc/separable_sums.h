@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// A separable convolution of each channel by itself: down the columns, then along the rows.
+#pragma once
+
+#include "separable_rows.h"
+
+namespace omniconv {
+namespace {
+
+template <class T, Lane LANE>
+struct SeparableSums {
+  using Own = Lay<LANE>;
+
+  const Problem& problem;
+  const View& input;
+  const View& output;
+  const T* bias;
+  const Host& host;
+
+  Passes passes;
+  Channels channels;
+  PassWeights<LANE, Way::GATHER> column_weights, row_weights;
+  int64_t rows, slots, chunk, width, group;
+  Split split;
+
+  SeparableSums(const Problem& problem, const View& input, const View& output, const Weights& column,
+                const Weights& row, const void* bias, const Host& host)
+      : problem(problem),
+        input(input),
+        output(output),
+        bias(static_cast<const T*>(bias)),
+        host(host),
+        passes(problem),
+        channels{problem.groups, 1, 1},
+        column_weights(passes.columns, channels, column),
+        row_weights(passes.rows, channels, row) {
+    const Axis &down = passes.down, &along = passes.along;
+    rows = passes.rows_at_once();
+    slots = least(passes.rows_met(rows), down.wide);
+    chunk = passes.chunk<LANE>(slots);
+    width = passes.chunk_width(chunk);
+    const int64_t work = down.narrow * (Own::vectors(least(width, along.wide)) * (down.taps + 4) +
+                                        Own::vectors(along.narrow) * (along.taps + 4));
+    const int64_t LB = getenv("LB") ? slots*atoi(getenv("LB"))/4 : slots;
+    group = LANE == Lane::COLUMNS ? 1 : passes.group(input, channels, slots, width);
+    split = Split::of(host, ceil_div(Own::blocks(channels), group), problem.batch, down.narrow, LB, ceil_div(along.narrow, chunk),
+                      work, output.channel == 1);
+    split.band = ceil_div(ceil_div(down.narrow, ceil_div(down.narrow, split.band)), rows) * rows;
+    split.bands = ceil_div(split.rows, split.band);
+  }
+
+  int64_t scratch_bytes() const {
+    return PackedRows<T, LANE>::bytes(slots, width, group, passes.down.wide) + column_weights.bytes() +
+           row_weights.bytes() + lines(2 * rows * Own::floats(width) * 4) + lines(rows * Own::floats(chunk) * 4) +
+           lines(passes.down.taps * 8);
+  }
+
+  void run() {
+    run_tasks(host, split, [this](Dealer& dealer) { work(dealer); });
+  }
+
+  void work(Dealer& dealer) const {
+    Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};
+    PackedRows<T, LANE> inputs(slots, width, group, passes.down.wide, arena);
+    typename PassWeights<LANE, Way::GATHER>::Packed down(column_weights, arena), along(row_weights, arena);
+    const int64_t pitch = Own::floats(width);
+    float* between = arena.take<float>(2 * rows * pitch);
+    float* sums = arena.take<float>(rows * Own::floats(chunk));
+    const float** met = arena.take<const float*>(passes.down.taps);
+
+    Task task;
+    while (dealer.deal(task)) {
+      Lanes own[MOST_GROUP];
+      const int64_t first = task.block * group, blocks = least(group, Own::blocks(channels) - first);
+      for (int64_t block = 0; block < blocks; ++block) own[block] = Own::own(channels, first + block);
+      const Span columns{task.chunk * chunk, least((task.chunk + 1) * chunk, passes.along.narrow)};
+      const Span reach = met_by<Way::GATHER>(passes.along, columns), filled = reach.inside(passes.along.wide);
+      for (int64_t row = 0; row < 2 * rows; ++row) inputs.frame(between + row * pitch, pitch, reach, filled);
+      inputs.begin(input, task.sample, own, blocks, filled, passes.along.wide, true);
+      T* to = static_cast<T*>(output.data) + task.sample * output.batch + columns.begin * output.axis[2];
+
+      // A vector that was stored in two is read again only when both are in the cache: rows wait for those after them.
+      float *now = between, *before = between + rows * pitch;
+      for (int64_t row = task.first_row; row < task.end_row + rows; row += rows) {
+        for (int64_t block = 0; block < blocks; ++block) {
+          const int64_t some = least(rows, task.end_row - row);
+          if (some > 0)
+            passes.sum_between<LANE>(passes.list(inputs, met, down.block(first + block), row, some), some,
+                                     inputs.at(block, filled.begin), now, pitch, reach);
+          const float* ready = LANE == Lane::COLUMNS ? before : now;
+          const int64_t place = LANE == Lane::COLUMNS ? row - rows : row;
+          if (place >= task.first_row && place < task.end_row)
+            sum_along(least(rows, task.end_row - place), ready, pitch, along.block(first + block), own[block], columns,
+                      to + own[block].lowest * output.channel + place * output.axis[1], sums);
+        }
+        float* other = now;
+        now = before;
+        before = other;
+      }
+    }
+  }
+
+  void sum_along(int64_t some, const float* between, int64_t pitch, const float* weights, const Lanes& own,
+                 const Span& columns, T* to, float* sums) const {
+    alignas(64) float start[V] = {};
+    for (int64_t lane = 0; bias && lane < own.count; ++lane) start[lane] = widen(bias[own.lowest + lane]);
+    const Axis& along = passes.along;
+    if constexpr (LANE == Lane::COLUMNS) {
+      const Shifts shifts{between, pitch, weights, along.taps, along.dilation, start[0]};
+      const int64_t apart = halves(along.taps, along.dilation);
+      if constexpr (sizeof(T) == sizeof(float)) {
+        shift_rows(some, shifts, apart, to, output.axis[1], columns.count());
+      } else {
+        shift_rows(some, shifts, apart, sums, Own::floats(chunk), columns.count());
+        for (int64_t r = 0; r < some; ++r)
+          Own::unpack(to + r * output.axis[1], output, sums + r * Own::floats(chunk), columns.count(), own);
+      }
+    } else {
+      for (int64_t r = 0; r < some; ++r, to += output.axis[1]) {
+        const bool straight = sizeof(T) == sizeof(float) && output.channel == 1 && own.count == V;
+        float* out = straight ? reinterpret_cast<float*>(to) : sums;
+        const TapRow tap_row{between + r * pitch, weights};
+        const Walk walk{&tap_row, 1, along.taps, V, along.stride * V, along.dilation * V,
+                        straight ? output.axis[2] : V, 1, 0, 0, start, 0};
+        gather_row(walk, tiles_for(walk), 0, out, columns.count());
+        if (!straight) Own::unpack(to, output, sums, columns.count(), own);
+      }
+    }
+  }
+};
+
+template <class T>
+inline void separable_sums(const Problem& problem, const View& input, const View& output, const Weights& column,
+                           const Weights& row, const void* bias, const Host& host) {
+  if (columns_suit(problem, input, output)) {
+    SeparableSums<T, Lane::COLUMNS>(problem, input, output, column, row, bias, host).run();
+  } else {
+    SeparableSums<T, Lane::CHANNELS>(problem, input, output, column, row, bias, host).run();
+  }
+}
+
+}  // namespace
+}  // namespace omniconv
