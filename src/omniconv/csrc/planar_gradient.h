@@ -118,7 +118,7 @@ struct GradientCut {
 
   int64_t tap_rows() const { return problem.axis[0].taps * problem.axis[1].taps; }
   int64_t taps() const { return tap_rows() * problem.axis[2].taps; }
-  // Sums of one channel of either tensor, in vectors.
+  // Sums of one channel of either tensor.
   int64_t pair_sums() const { return tap_rows() * broad; }
   int64_t group_sums() const { return problem.narrow * (problem.wide * pair_sums() + 1); }  // and those of the bias
   // Numbers of a group's gradients.
@@ -196,7 +196,7 @@ struct PlanarGradient {
   int64_t gradient_of(int64_t group) const { return gradient.head(group) * gradient.group; }
 
   int64_t scratch_bytes() const {
-    return lines(cut.wide_floats() * 4) + lines(cut.narrow_floats() * 4) + lines(cut.group_sums() * V * 4) + lines(cut.group_sums() * 4) +
+    return lines(cut.wide_floats() * 4) + lines(cut.narrow_floats() * 4) + lines(whole_vectors(cut.group_sums()) * KEPT * 4) + lines(whole_vectors(cut.group_sums()) * 4) +
            lines(cut.depth_band * int64_t(sizeof(Run))) + lines(problem.axis[2].taps * 8) * 2 + lines(16);
   }
 
@@ -212,14 +212,15 @@ struct PlanarGradient {
     int64_t* offsets;
     int64_t first_row, rows, first_depth, depths;  // of the narrow tensor, in the unit at hand
     int64_t lowest_row, lowest_depth;              // of the wide tensor
+    Correlate functions[MOST_TALL + 1][MOST_BROAD + 1] = {};
     int64_t held_first = INT64_MIN;                // the column that zeros stand for
 
     explicit Worker(const PlanarGradient& whole) : whole(whole), cut(whole.cut), problem(whole.problem) {
       Arena arena{static_cast<char*>(whole.host.scratch(whole.scratch_bytes()))};
       wide = arena.take<float>(cut.wide_floats());
       narrow = arena.take<float>(cut.narrow_floats());
-      sums = arena.take<float>(cut.group_sums() * V);
-      totals = arena.take<float>(cut.group_sums());
+      sums = arena.take<float>(whole_vectors(cut.group_sums()) * KEPT);
+      totals = arena.take<float>(whole_vectors(cut.group_sums()));
       runs = arena.take<Run>(cut.depth_band);
       offsets = arena.take<int64_t>(problem.axis[2].taps);
       int64_t* taps = arena.take<int64_t>(problem.axis[2].taps);
@@ -229,14 +230,14 @@ struct PlanarGradient {
     }
 
     float* pair(int64_t output, int64_t input) const {
-      return sums + (output * problem.wide + input) * cut.pair_sums() * V;
+      return sums + (output * problem.wide + input) * cut.pair_sums() * KEPT;
     }
-    float* bias(int64_t output) const { return sums + (problem.narrow * problem.wide * cut.pair_sums() + output) * V; }
+    float* bias(int64_t output) const { return sums + (problem.narrow * problem.wide * cut.pair_sums() + output) * KEPT; }
 
     const float* bias_totals() const { return totals + problem.narrow * problem.wide * cut.pair_sums(); }
 
     void sum(int64_t group, int64_t part) {
-      std::memset(sums, 0, cut.group_sums() * V * sizeof(float));
+      std::memset(sums, 0, cut.group_sums() * KEPT * sizeof(float));
       for (int64_t unit = cut.units * part / cut.parts; unit < cut.units * (part + 1) / cut.parts; ++unit) {
         int64_t rest = unit;
         const int64_t begin = rest % cut.chunks * cut.chunk;
@@ -324,7 +325,7 @@ struct PlanarGradient {
             const int64_t tap = number + cut.rows.class_step * m;
             if (cut.tall == Tall::ROWS) {
               strides.tall = cut.rows.apart * cut.narrow_row;
-              strides.sums = cut.rows.class_step * cut.broad * V;
+              strides.sums = cut.rows.class_step * cut.broad * KEPT;
               sum_tier(strides, outer, tap, tall, cut.rows.apart * (tall - 1));
             } else {
               sum_tier(strides, outer, tap, 1, 0);
@@ -355,7 +356,7 @@ struct PlanarGradient {
             runs[count++] = {wide_at(input, met, base + axis[1].stride * low),
                              narrow_at(output + some - 1, depth, low), high - low + 1};
           }
-          if (count) sum_row_of_taps(strides, pair(output + some - 1, input) + (outer * axis[1].taps + tap) * cut.broad * V,
+          if (count) sum_row_of_taps(strides, pair(output + some - 1, input) + (outer * axis[1].taps + tap) * cut.broad * KEPT,
                                      count, channels ? some : tall);
         }
       }
@@ -369,34 +370,40 @@ struct PlanarGradient {
         tall = cut.blocks.tall;
         step = tall * broad;
         strides.tall = broad;
-        strides.sums = broad * V;
+        strides.sums = broad * KEPT;
         for (int64_t tap = 0; tap < cut.broad; tap += step) {
           strides.offsets = &tap;
-          correlate_of<true>(tall, least(broad, cut.broad - tap))(runs, count, strides, to + tap * V);
+          function_of(tall, least(broad, cut.broad - tap))(runs, count, strides, to + tap * KEPT);
         }
         return;
       }
       if (cut.tall == Tall::CHANNELS) {
         strides.tall = cut.depth_band * cut.narrow_rows * cut.narrow_row;
-        strides.sums = -problem.wide * cut.pair_sums() * V;
+        strides.sums = -problem.wide * cut.pair_sums() * KEPT;
       }
       const int64_t blocks = ceil_div(taps, broad);
       for (int64_t block = 0, tap = 0; block < blocks; ++block, tap += broad) {
         broad = ceil_div(taps - tap, blocks - block);
         strides.offsets = offsets + tap;
-        (near ? correlate_of<true>(tall, broad) : correlate_of<false>(tall, broad))(runs, count, strides, to + tap * V);
+        function_of(tall, broad)(runs, count, strides, to + tap * KEPT);
       }
+    }
+
+    Correlate function_of(int64_t tall, int64_t broad) {
+      Correlate& known = functions[tall][broad];
+      if (!known) known = cut.columns.dense ? correlate_of<true>(tall, broad) : correlate_of<false>(tall, broad);
+      return known;
     }
 
     void sum_bias() {
       for (int64_t output = 0; output < problem.narrow; ++output) {
-        vec whole = load(bias(output));
+        vec whole = {};
         for (int64_t depth = 0; depth < depths; ++depth)
           for (int64_t row = 0; row < rows; ++row) {
             const float* from = narrow_at(output, depth, row);
             for (int64_t p = 0; p < cut.chunk; p += V) whole += load(from + p);
           }
-        store(bias(output), whole);
+        add_folded(bias(output), whole);
       }
     }
 

@@ -16,6 +16,26 @@ constexpr int MOST_TALL = V == 16 ? 8 : 3, MOST_BROAD = 8;
 // Sums in registers, beside the gradients of a position and one input.
 constexpr bool fits(int64_t tall, int64_t broad) { return tall * broad + tall + 1 <= (MAX_TILE > 10 ? 32 : 16); }
 
+// Of the lanes of a sum, so many are kept: added up that far in registers, kernels of many channels have sums that stay in
+// the caches.
+constexpr int KEPT = 4;
+typedef float kept __attribute__((vector_size(KEPT * 4)));
+
+OMNICONV_INLINE kept fold(vec value) {
+  kept parts[V / KEPT];
+  std::memcpy(parts, &value, sizeof value);
+#pragma GCC unroll 4
+  for (int part = 1; part < V / KEPT; ++part) parts[0] += parts[part];
+  return parts[0];
+}
+
+OMNICONV_INLINE void add_folded(float* to, vec value) {
+  kept sum;
+  std::memcpy(&sum, to, sizeof sum);
+  sum += fold(value);
+  std::memcpy(to, &sum, sizeof sum);
+}
+
 // Rows of inputs and gradients that meet, one after the other.
 struct Run {
   const float* wide;
@@ -31,14 +51,14 @@ struct Strides {
   int64_t sums;          // between the sums of neighbouring taps that meet one input
 };
 
-// sums[t * strides.sums + k * V] += Σ over rows and positions of wide[offsets[k]] · narrow[-t * tall].
+// sums[t * strides.sums + k * KEPT] += Σ over rows and positions of wide[offsets[k]] · narrow[-t * tall].
 template <int TY, int XB, bool NEAR>
 __attribute__((noinline)) void correlate(const Run* runs, int64_t count, const Strides& strides, float* sums) {
   vec sum[TY][XB] = {};
   int64_t offsets[XB];
 #pragma GCC unroll 8
   for (int k = 0; k < XB; ++k) offsets[k] = NEAR ? k : strides.offsets[k];
-  const int64_t end = strides.vectors * V, tall = strides.tall;
+  const int64_t end = strides.vectors * V, tall = strides.tall, apart = strides.sums;
   for (const Run* run = runs; run < runs + count; ++run) {
     const float* wide = run->wide + (NEAR ? strides.offsets[0] : 0);
     const float* narrow = run->narrow;
@@ -60,10 +80,7 @@ __attribute__((noinline)) void correlate(const Run* runs, int64_t count, const S
 #pragma GCC unroll 8
   for (int t = 0; t < TY; ++t)
 #pragma GCC unroll 8
-    for (int k = 0; k < XB; ++k) {
-      float* to = sums + t * strides.sums + k * V;
-      store(to, load(to) + sum[t][k]);
-    }
+    for (int k = 0; k < XB; ++k) add_folded(sums + t * apart + k * KEPT, sum[t][k]);
 }
 
 using Correlate = void (*)(const Run* runs, int64_t count, const Strides& strides, float* sums);
@@ -108,26 +125,30 @@ inline Blocks blocks_of(int64_t tall, int64_t broad, float fixed) {
   return best;
 }
 
-// The lanes of each of `count` vectors added, V vectors at a time.
-__attribute__((noinline)) void add_lanes(float* totals, const float* vectors, int64_t count) {
-  for (int64_t i = 0; i < count; i += V) {
-    const int64_t some = least(count - i, V);
-    vec rows[V];
-#pragma GCC unroll 16
-    for (int j = 0; j < V; ++j) rows[j] = load(vectors + (i + (j < some ? j : 0)) * V);
-    // Lane l of the sum of two vectors `step` apart holds two lanes of the one or of the other, as bit `step` of l says.
-#pragma GCC unroll 4
-    for (int step = 1; step < V; step *= 2) {
-      ivec low, high;
-      for (int lane = 0; lane < V; ++lane) {
-        low[lane] = lane & step ? lane - step + V : lane;
-        high[lane] = lane & step ? lane + V : lane + step;
-      }
-#pragma GCC unroll 16
-      for (int j = 0; j < V; j += 2 * step)
-        rows[j] = __builtin_shuffle(rows[j], rows[j + step], low) + __builtin_shuffle(rows[j], rows[j + step], high);
+// totals[i] = the kept lanes of sum i added, for `count` sums up to a multiple of V.
+__attribute__((noinline)) void add_lanes(float* totals, const float* sums, int64_t count) {
+  ivec low[2], high[2], order;
+  for (int lane = 0; lane < V; ++lane) {
+    for (int bit = 0; bit < 2; ++bit) {
+      const int step = 1 << bit;
+      low[bit][lane] = lane & step ? lane - step + V : lane;
+      high[bit][lane] = lane & step ? lane + V : lane + step;
     }
-    store_first(totals + i, rows[0], some);
+    order[lane] = lane / (V / KEPT) + KEPT * (lane % (V / KEPT));
+  }
+  for (int64_t i = 0; i < count; i += V) {
+    vec rows[KEPT];
+#pragma GCC unroll 4
+    for (int j = 0; j < KEPT; ++j) rows[j] = load(sums + i * KEPT + j * V);
+    // Lane l of the sum of two vectors `step` apart holds two lanes of the one or of the other, as bit `step` of l says.
+#pragma GCC unroll 2
+    for (int bit = 0; bit < 2; ++bit)
+#pragma GCC unroll 4
+      for (int j = 0; j < KEPT; j += 2 << bit) {
+        const vec other = rows[j + (1 << bit)];
+        rows[j] = __builtin_shuffle(rows[j], other, low[bit]) + __builtin_shuffle(rows[j], other, high[bit]);
+      }
+    store(totals + i, __builtin_shuffle(rows[0], order));
   }
 }
 

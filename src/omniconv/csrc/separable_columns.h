@@ -13,6 +13,11 @@ namespace {
 
 constexpr int ROWS_AT_ONCE = 4;
 
+// What is left, in so many nearly equal parts: the next of them. Divisions take longer than a short tile.
+inline int64_t even_part(int64_t left, int64_t parts) {
+  return parts == 1 ? left : uint32_t(left + parts - 1) / uint32_t(parts);
+}
+
 // Positions of a tile of so many rows: its sums, an input for each position and a weight fit the registers.
 constexpr int tile_width(int rows) {
   constexpr int WIDE[] = {14, 8, 5, 4}, OTHER[] = {10, 4, 3, 2};
@@ -81,11 +86,6 @@ __attribute__((noinline)) void column_tile(const Columns& columns, int64_t at, f
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) store(out + r * pitch + t * out_step, sum[r][t]);
-}
-
-// What is left, in so many nearly equal parts: the next of them. Divisions take longer than a short tile.
-inline int64_t even_part(int64_t left, int64_t parts) {
-  return parts == 1 ? left : uint32_t(left + parts - 1) / uint32_t(parts);
 }
 
 template <int R, int T = tile_width(R)>

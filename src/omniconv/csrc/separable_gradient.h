@@ -286,8 +286,8 @@ struct SeparableGradient {
       const float* from = grad_row(row) + (unit.narrow_columns.begin - unit.grad_columns.begin) * Own::PLACE;
       if constexpr (LANE == Lane::COLUMNS) {
         const int64_t count = unit.narrow_columns.count();
-        return correlate_shifts_all(along.taps, {from, between, grads.pitch, between_pitch, some, along.dilation, count},
-                                    of_row);
+        const Correlation rows{from, between, grads.pitch, between_pitch, some, along.dilation, count};
+        return correlate_shifts(along.taps, rows, of_row);
       }
       for (int64_t r = 0; r < some; ++r) {
         const int64_t cuts = ceil_div(along.taps, MOST_TAPS);

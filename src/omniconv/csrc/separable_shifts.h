@@ -7,8 +7,7 @@
 // into a near and a far half of `apart` taps, and a vector of inputs meets one tap of each.
 #pragma once
 
-#include "simd.h"
-#include "steps.h"
+#include "separable_columns.h"
 
 namespace omniconv {
 namespace {
@@ -113,13 +112,15 @@ inline void shift_some(int64_t vectors, const Shifts& shifts, int64_t apart, int
 }
 
 template <int R = SHIFT_ROWS>
-inline void shift_up_to(int64_t rows, const Shifts& shifts, int64_t apart, float* out, int64_t pitch, int64_t columns) {
+inline void shift_up_to(int64_t rows, const Shifts& shifts, int64_t apart, int64_t first, float* out, int64_t pitch,
+                        int64_t columns) {
   if constexpr (R > 1) {
-    if (rows < R) return shift_up_to<R - 1>(rows, shifts, apart, out, pitch, columns);
+    if (rows < R) return shift_up_to<R - 1>(rows, shifts, apart, first, out, pitch, columns);
   }
   for (int64_t at = 0; at < columns; at += SHIFT_VECTORS * V) {
     const int64_t left = columns - at, vectors = ceil_div(left, V);
-    shift_some<R>(vectors, shifts, apart, at, out + at, pitch, vectors > SHIFT_VECTORS ? V : left - (vectors - 1) * V);
+    shift_some<R>(vectors, shifts, apart, first + at, out + at, pitch,
+                  vectors > SHIFT_VECTORS ? V : left - (vectors - 1) * V);
   }
 }
 
@@ -131,12 +132,9 @@ inline int64_t halves(int64_t taps, int64_t hop) {
 }
 
 // Nothing behind `columns` is written.
-inline void shift_rows(int64_t rows, Shifts shifts, int64_t apart, float* out, int64_t pitch, int64_t columns) {
-  for (int64_t row = 0; row < rows; row += SHIFT_ROWS) {
-    shift_up_to(least(rows - row, SHIFT_ROWS), shifts, apart, out, pitch, columns);
-    shifts.input += SHIFT_ROWS * shifts.pitch;
-    out += SHIFT_ROWS * pitch;
-  }
+inline void shift_rows(int64_t rows, const Shifts& shifts, int64_t apart, float* out, int64_t pitch, int64_t columns) {
+  for (int64_t row = 0; row < rows; row += SHIFT_ROWS)
+    shift_up_to(least(rows - row, SHIFT_ROWS), shifts, apart, row * shifts.pitch, out + row * pitch, pitch, columns);
 }
 
 // sums[tap] += Σ over rows and p < count of narrow[p] · wide[p + tap * hop], by halves too: each vector of the wide rows
@@ -147,13 +145,13 @@ struct Correlation {
 };
 
 template <int TAPS>
-__attribute__((noinline)) void correlate_shifted(const Correlation& of, float* sums) {
+__attribute__((noinline)) void correlate_shifted(const Correlation& of, int64_t first, float* sums) {
   constexpr int NEAR = (TAPS + 1) / 2;
   vec sum[TAPS];
 #pragma GCC unroll 32
   for (int tap = 0; tap < TAPS; ++tap) sum[tap] = load(sums + tap * V);
   const int64_t apart = TAPS > 1 ? NEAR * of.hop : 0, vectors = ceil_div(of.count + apart, V), hop = of.hop;
-  const float *narrow = of.narrow, *wide = of.wide;
+  const float *narrow = of.narrow, *wide = of.wide + first * hop;
   for (int64_t row = 0; row < of.rows; ++row, narrow += of.narrow_pitch, wide += of.wide_pitch) {
     for (int64_t p = 0; p < vectors * V; p += V) {
       const vec near = load(narrow + p), far = load(narrow + p - apart);
@@ -174,21 +172,19 @@ __attribute__((noinline)) void correlate_shifted(const Correlation& of, float* s
 constexpr int MOST_SHIFTED = V == 16 ? 24 : 8;
 
 template <int TAPS = MOST_SHIFTED>
-inline void correlate_shifts(int64_t taps, const Correlation& of, float* sums) {
+inline void correlate_some_shifts(int64_t taps, const Correlation& of, int64_t first, float* sums) {
   if constexpr (TAPS > 1) {
-    if (taps < TAPS) return correlate_shifts<TAPS - 1>(taps, of, sums);
+    if (taps < TAPS) return correlate_some_shifts<TAPS - 1>(taps, of, first, sums);
   }
-  correlate_shifted<TAPS>(of, sums);
+  correlate_shifted<TAPS>(of, first, sums);
 }
 
-inline void correlate_shifts_all(int64_t taps, Correlation of, float* sums) {
+inline void correlate_shifts(int64_t taps, const Correlation& of, float* sums) {
   const int64_t parts = ceil_div(taps, MOST_SHIFTED);
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t some = part + 1 == parts ? taps : (taps + parts - part - 1) / (parts - part);
-    correlate_shifts(some, of, sums);
-    taps -= some;
-    sums += some * V;
-    of.wide += some * of.hop;
+  for (int64_t part = 0, done = 0; part < parts; ++part) {
+    const int64_t some = even_part(taps - done, parts - part);
+    correlate_some_shifts(some, of, done, sums + done * V);
+    done += some;
   }
 }
 

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The convolution as its definition says it, over integers in a plain loop.
+#pragma once
+
+#include "laid_tensors.h"
+
+namespace omniconv {
+
+// In order: the narrow tensor, the wide tensor, and the weights of each group, narrow channel, wide channel and tap.
+struct Plain {
+  std::vector<double> narrow, wide, weights, totals;
+};
+
+// From all three at once: the narrow tensor that gathers, the wide one that scatters, the gradient of the weights, and
+// the totals of the narrow channels.
+Plain plain(const Problem& problem, const Values& narrow, const Values& wide, const Values& weights);
+
+}  // namespace omniconv
