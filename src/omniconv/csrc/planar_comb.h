@@ -82,8 +82,8 @@ OMNICONV_INLINE void comb_some(int64_t some, vec (&sum)[A][NV], const vec (&own)
   comb_taps<A, NV, SOME>(sum, own, lanes, weights, pitch, apart, begin, end);
 }
 
-// Parts of the vectors at … at + NV - 1. They complete the outputs at - 1 … at + NV - 2, for which `carry` has the parts
-// of the vector before; with a single part, the outputs at … at + NV - 1.
+// Parts of the vectors at … at + NV - 1. They complete the outputs at - 1 … at + NV - 2, for which `carry` has the
+// parts of the vector before; with a single part, the outputs at … at + NV - 1.
 template <int A, int NV>
 OMNICONV_INLINE void comb_tile(const Plan& plan, const Tile& tile, const Piece& piece, const float* input,
                                const float* weights, float start, float* sums, int64_t at, vec (&carry)[A]) {

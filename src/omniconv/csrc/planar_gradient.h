@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gradient of a convolution's weights, plane by plane: lanes are neighbouring positions of the last axis.
 //
-// Rows of the wide and of the narrow tensor are packed with zeros around them, and each block of taps is summed over all
-// of them. Lanes are added at the end. As in blocked_gradient.h, how the sums are cut into parts depends on the problem
-// alone.
+// Rows of the wide and of the narrow tensor are packed with zeros around them, and each block of taps is summed over
+// all of them. Lanes are added at the end. As in blocked_gradient.h, how the sums are cut into parts depends on the
+// problem alone.
 #pragma once
 
 #include "planar_plan.h"
@@ -14,13 +14,13 @@ namespace omniconv {
 namespace {
 namespace planar {
 
-constexpr int64_t PAIR_BYTES = 44 << 10;        // packed rows of one channel of either tensor
+constexpr int64_t PAIR_BYTES = 44 << 10;         // packed rows of one channel of either tensor
 constexpr int64_t GROUP_PAIR_BYTES = 128 << 10;  // of a group, or of the depths of a volume
 constexpr int64_t MOST_PAIR_BYTES = 64 << 20;
 constexpr int64_t GRADIENT_TASKS = 32;
 constexpr int64_t GRADIENT_TASK_WORK = 16000;  // vector multiply-adds
-constexpr int64_t LEAST_VECTORS = 10, MOST_TAPS = 128;
-constexpr int64_t MOST_PAIRS = 4096;           // channels of a group, times each other
+constexpr int64_t LEAST_VECTORS = 10, FEW_TAPS = 25, MOST_TAPS = 128;
+constexpr int64_t MOST_PAIRS = 4096;  // channels of a group, times each other
 
 // What the taps that meet one input are apart from each other.
 enum class Tall { ROWS, COLUMNS, CHANNELS };
@@ -44,7 +44,8 @@ struct GradientCut {
     const Axis* axis = problem.axis;
     choose_blocks();
     broad = axis[2].taps;
-    if (tall == Tall::COLUMNS && blocks.tall > 1) broad = ceil_div(broad, blocks.tall * blocks.broad) * blocks.tall * blocks.broad;
+    const int64_t whole = blocks.tall * blocks.broad;
+    if (tall == Tall::COLUMNS && blocks.tall > 1) broad = ceil_div(broad, whole) * whole;
     const int64_t most_columns = tall == Tall::ROWS ? 16 * V : 2048;
     const int64_t cuts = ceil_div(axis[2].narrow, most_columns);
     chunk = whole_vectors(ceil_div(axis[2].narrow, cuts));
@@ -60,8 +61,8 @@ struct GradientCut {
     depth_band = axis[0].narrow;
     while (depth_band > 1 && bytes() > GROUP_PAIR_BYTES) depth_band = (depth_band + 1) / 2;
     const int64_t least_band = least(row_band, most(8, 2 * margin));
-    const bool large = problem.wide > 1 || problem.narrow > 1 || depth_band > 1;
-    while (row_band > least_band && bytes() > (large ? GROUP_PAIR_BYTES : PAIR_BYTES)) row_band = most((row_band + 1) / 2, least_band);
+    const int64_t budget = problem.wide > 1 || problem.narrow > 1 || depth_band > 1 ? GROUP_PAIR_BYTES : PAIR_BYTES;
+    while (row_band > least_band && bytes() > budget) row_band = most((row_band + 1) / 2, least_band);
     bytes();
     row_bands = ceil_div(axis[1].narrow, row_band);
     depth_bands = ceil_div(axis[0].narrow, depth_band);
@@ -140,20 +141,21 @@ struct PlanarGradient {
   const Host& host;
   GradientCut cut;
 
-  // Where planes have enough vectors for what each of them costs: as many as a kernel has taps, as measured against the
-  // blocks of channels of blocked_gradient.h.
+  // Where planes have enough vectors for what each of them and each of their taps costs, as measured against
+  // blocked_gradient.h.
   static bool suits(const Problem& problem, const View& wide, const View& narrow) {
     const Axis& columns = problem.axis[2];
-    if (wide.axis[2] != 1 || narrow.axis[2] != 1 || columns.stride > 2 || problem.wide * problem.narrow > MOST_PAIRS)
+    if (wide.axis[2] != 1 || narrow.axis[2] != 1 || columns.stride > 2 || columns.narrow < V / 2 ||
+        problem.wide * problem.narrow > MOST_PAIRS)
       return false;
     GradientCut cut(problem);
     const int64_t vectors = problem.axis[0].narrow * problem.axis[1].narrow * ceil_div(columns.narrow, V);
-    return vectors >= columns.stride * most(cut.taps(), LEAST_VECTORS) && cut.taps() <= MOST_TAPS &&
-           cut.bytes() <= MOST_PAIR_BYTES;
+    const int64_t enough = columns.stride * (cut.taps() <= FEW_TAPS ? LEAST_VECTORS : cut.taps() * 3 / 4);
+    return vectors * least(problem.narrow, 4) >= enough && cut.taps() <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
   }
 
-  PlanarGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient, T* bias_gradient,
-                 const Host& host)
+  PlanarGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
+                 T* bias_gradient, const Host& host)
       : problem(problem),
         wide(wide),
         narrow(narrow),
@@ -196,7 +198,8 @@ struct PlanarGradient {
   int64_t gradient_of(int64_t group) const { return gradient.head(group) * gradient.group; }
 
   int64_t scratch_bytes() const {
-    return lines(cut.wide_floats() * 4) + lines(cut.narrow_floats() * 4) + lines(whole_vectors(cut.group_sums()) * KEPT * 4) + lines(whole_vectors(cut.group_sums()) * 4) +
+    const int64_t sums = whole_vectors(cut.group_sums());
+    return lines(cut.wide_floats() * 4) + lines(cut.narrow_floats() * 4) + lines(sums * KEPT * 4) + lines(sums * 4) +
            lines(cut.depth_band * int64_t(sizeof(Run))) + lines(problem.axis[2].taps * 8) * 2 + lines(16);
   }
 
@@ -232,7 +235,7 @@ struct PlanarGradient {
     float* pair(int64_t output, int64_t input) const {
       return sums + (output * problem.wide + input) * cut.pair_sums() * KEPT;
     }
-    float* bias(int64_t output) const { return sums + (problem.narrow * problem.wide * cut.pair_sums() + output) * KEPT; }
+    float* bias(int64_t output) const { return pair(problem.narrow, 0) + output * KEPT; }
 
     const float* bias_totals() const { return totals + problem.narrow * problem.wide * cut.pair_sums(); }
 
@@ -262,10 +265,12 @@ struct PlanarGradient {
     }
 
     float* narrow_at(int64_t output, int64_t depth, int64_t row) const {
-      return narrow + ((output * cut.depth_band + depth) * cut.narrow_rows + cut.margin + row) * cut.narrow_row + cut.lead;
+      const int64_t plane = output * cut.depth_band + depth;
+      return narrow + (plane * cut.narrow_rows + cut.margin + row) * cut.narrow_row + cut.lead;
     }
     float* wide_at(int64_t input, int64_t depth, int64_t row) const {
-      return wide + ((input * cut.wide_depths + depth - lowest_depth) * cut.wide_rows + row - lowest_row) * cut.wide_row;
+      const int64_t plane = input * cut.wide_depths + depth - lowest_depth;
+      return wide + (plane * cut.wide_rows + row - lowest_row) * cut.wide_row;
     }
 
     // The margins stay zero; so do the rows behind those of a smaller band.
@@ -277,9 +282,8 @@ struct PlanarGradient {
           float* to = narrow_at(output, depth, 0);
           if (count < cut.chunk)
             for (int64_t row = 0; row < rows; ++row) neighbours.clear(to + row * cut.narrow_row);
-          neighbours.pack(to, cut.narrow_row,
-                          from + output * view.channel + (first_depth + depth) * view.axis[0] + first_row * view.axis[1],
-                          view.axis[1], rows);
+          const T* own = from + output * view.channel + (first_depth + depth) * view.axis[0] + first_row * view.axis[1];
+          neighbours.pack(to, cut.narrow_row, own, view.axis[1], rows);
           for (int64_t row = rows; row < least(rows + cut.margin, cut.row_band); ++row)
             std::memset(to + row * cut.narrow_row, 0, (cut.narrow_row - cut.lead) * sizeof(float));
         }
@@ -289,9 +293,11 @@ struct PlanarGradient {
       const View& view = whole.wide;
       const Axis* axis = problem.axis;
       const int64_t inside = axis[2].wide, step = axis[2].stride;
-      const int64_t row_end = least(axis[1].stride * (first_row + rows - 1) - axis[1].before + span_of(axis[1]), axis[1].wide);
-      const int64_t depth_end =
-          least(axis[0].stride * (first_depth + depths - 1) - axis[0].before + span_of(axis[0]), axis[0].wide);
+      const auto end_of = [](const Axis& along, int64_t last) {
+        return least(along.stride * last - along.before + span_of(along), along.wide);
+      };
+      const int64_t row_end = end_of(axis[1], first_row + rows - 1);
+      const int64_t depth_end = end_of(axis[0], first_depth + depths - 1);
       const Neighbours neighbours(first, inside, cut.wide_pitch);
       if (first != held_first) std::memset(wide, 0, cut.wide_floats() * sizeof(float));
       held_first = first;
@@ -356,8 +362,8 @@ struct PlanarGradient {
             runs[count++] = {wide_at(input, met, base + axis[1].stride * low),
                              narrow_at(output + some - 1, depth, low), high - low + 1};
           }
-          if (count) sum_row_of_taps(strides, pair(output + some - 1, input) + (outer * axis[1].taps + tap) * cut.broad * KEPT,
-                                     count, channels ? some : tall);
+          float* to = pair(output + some - 1, input) + (outer * axis[1].taps + tap) * cut.broad * KEPT;
+          if (count) sum_row_of_taps(strides, to, count, channels ? some : tall);
         }
       }
     }

@@ -23,6 +23,41 @@ OMNICONV_INLINE vec held(vec value) {
   return value;
 }
 
+// As `load`, which takes two steps to widen halves.
+OMNICONV_INLINE vec load_lanes(const float* from) { return load(from); }
+
+OMNICONV_INLINE vec widen_lanes(hvec half) {
+#if defined(__AVX512BW__)
+  typedef int16_t Places __attribute__((vector_size(64)));
+  Places places;
+  for (int i = 0; i < 32; ++i) places[i] = int16_t(i / 2);
+  return (vec)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)places, _mm512_castsi256_si512((__m256i)half));
+#else
+  return (vec)(__builtin_convertvector(half, uvec) << 16);
+#endif
+}
+
+OMNICONV_INLINE vec load_lanes(const bf16* from) {
+  hvec half;
+  std::memcpy(&half, from, sizeof half);
+  return widen_lanes(half);
+}
+
+// Rounded to bf16, to nearest and ties to even, in the upper half of each lane. Unlike those that `store` looks for, a
+// NaN that bf16 numbers lead to has no lower bits that could carry.
+OMNICONV_INLINE uvec round_lanes(vec value) {
+  const uvec bits = (uvec)value;
+  return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+OMNICONV_INLINE hvec halves(vec value) { return __builtin_convertvector(round_lanes(value) >> 16, hvec); }
+
+OMNICONV_INLINE void store_lanes(float* to, vec value) { store(to, value); }
+OMNICONV_INLINE void store_lanes(bf16* to, vec value) {
+  const hvec half = halves(value);
+  std::memcpy(to, &half, sizeof half);
+}
+
 // Which lanes of a vector lie inside a row.
 #if defined(__AVX512F__)
 typedef uint16_t Inside;
@@ -52,8 +87,7 @@ OMNICONV_INLINE vec load_inside(const float* from, Inside inside) {
 
 OMNICONV_INLINE vec load_inside(const bf16* from, Inside inside) {
 #if defined(__AVX512F__)
-  const hvec half = (hvec)_mm256_maskz_loadu_epi16(inside, from);
-  return (vec)(__builtin_convertvector(half, uvec) << 16);
+  return widen_lanes((hvec)_mm256_maskz_loadu_epi16(inside, from));
 #else
   vec value = {};
   for (int64_t lane = 0; lane < V; ++lane)
@@ -66,11 +100,7 @@ OMNICONV_INLINE void store_some(float* to, vec value, int64_t count) { store_fir
 
 OMNICONV_INLINE void store_some(bf16* to, vec value, int64_t count) {
 #if defined(__AVX512F__)
-  bf16 all[V];
-  store(all, value);
-  __m256i half;
-  std::memcpy(&half, all, sizeof half);
-  _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), half);
+  _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)halves(value));
 #else
   store_first(to, value, count);
 #endif
@@ -110,12 +140,12 @@ struct Neighbours {
     if (partials == 2) {
       for (int64_t row = 0; row < rows; ++row, to += pitch, from += line) {
         store(to + low, load_inside(from + low, low_lanes));
-        for (int64_t i = begin; i < end; i += V) store(to + i, load(from + i));
+        for (int64_t i = begin; i < end; i += V) store(to + i, load_lanes(from + i));
         store(to + high, load_inside(from + high, high_lanes));
       }
     } else {
       for (int64_t row = 0; row < rows; ++row, to += pitch, from += line) {
-        for (int64_t i = begin; i < end; i += V) store(to + i, load(from + i));
+        for (int64_t i = begin; i < end; i += V) store(to + i, load_lanes(from + i));
         if (partials) store(to + low, load_inside(from + low, low_lanes));
       }
     }
@@ -135,8 +165,8 @@ void pack_pairs(float* even, float* odd, const T* row, int64_t first, int64_t in
     const int64_t at = first + 2 * i;
     vec low, high;
     if (at >= 0 && at + 2 * V <= inside) {
-      low = load(row + at);
-      high = load(row + at + V);
+      low = load_lanes(row + at);
+      high = load_lanes(row + at + V);
     } else {
       const int64_t begin = least(most(-at, 0), 2 * V), end = most(least(inside - at, 2 * V), begin);
       low = load_inside(row + at, lanes_inside(least(begin, V), least(end, V)));
@@ -151,7 +181,7 @@ void pack_pairs(float* even, float* odd, const T* row, int64_t first, int64_t in
 template <class T>
 void unpack_neighbours(T* to, const float* from, int64_t count) {
   int64_t i = 0;
-  for (; i + V <= count; i += V) store(to + i, load(from + i));
+  for (; i + V <= count; i += V) store_lanes(to + i, load(from + i));
   if (i < count) store_some(to + i, load(from + i), count - i);
 }
 
@@ -168,8 +198,8 @@ void unpack_pairs(T* to, const float* even, const float* odd, int64_t count) {
     const vec first = load(even + i / 2), second = load(odd + i / 2);
     const vec low = __builtin_shuffle(first, second, woven(0)), high = __builtin_shuffle(first, second, woven(V / 2));
     if (i + 2 * V <= count) {
-      store(to + i, low);
-      store(to + i + V, high);
+      store_lanes(to + i, low);
+      store_lanes(to + i + V, high);
     } else {
       store_some(to + i, low, least(count - i, V));
       if (count - i > V) store_some(to + i + V, high, count - i - V);

@@ -2,8 +2,8 @@
 // A convolution, or the transpose of one, from packed rows: lanes are neighbouring positions of the last axis.
 //
 // The rows that a band of outputs meets are packed in float32 with zeros around them, so that tiles need not know of
-// borders, and all tiles of the band are summed from there. Long single rows are read where they stand, apart from their
-// ends. How the work is cut depends on the problem alone.
+// borders, and all tiles of the band are summed from there. Long single rows are read where they stand, apart from
+// their ends. How the work is cut depends on the problem alone.
 #pragma once
 
 #include "planar_stream.h"
@@ -13,13 +13,13 @@ namespace omniconv {
 namespace {
 namespace planar {
 
-constexpr int64_t PLANE_BYTES = 32 << 10;    // packed rows of a band of one channel
-constexpr int64_t GROUP_BYTES = 128 << 10;   // of several, which several outputs share
-constexpr int64_t SPACE_BYTES = 512 << 10;   // of the depths of a volume
-constexpr int64_t MOST_BYTES = 64 << 20;     // of a band that cannot be smaller
+constexpr int64_t PLANE_BYTES = 32 << 10;   // packed rows of a band of one channel
+constexpr int64_t GROUP_BYTES = 128 << 10;  // of several, which several outputs share
+constexpr int64_t SPACE_BYTES = 512 << 10;  // of the depths of a volume
+constexpr int64_t MOST_BYTES = 64 << 20;    // of a band that cannot be smaller
 constexpr int64_t LEAST_TASKS = 32;
-constexpr int64_t LEAST_TASK_WORK = 16000;   // vector multiply-adds
-constexpr int64_t LEAST_DIRECT = 70;          // vectors
+constexpr int64_t LEAST_TASK_WORK = 16000;  // vector multiply-adds
+constexpr int64_t LEAST_DIRECT = 70;  // vectors of a row that is read where it stands
 constexpr int64_t MOST_VARIANTS = 64;
 
 enum class Tiling { ROWS, COMB, ROW, CHANNELS };
@@ -74,9 +74,8 @@ struct Cut {
   // Halves the bands, into whole tiles.
   void narrow_rows(int64_t least_band) {
     const int64_t unit = lines * rows.apart;
-    row_band = most(ceil_div(ceil_div(row_band, 2), unit) * unit, least_band) < row_band
-                   ? most(ceil_div(ceil_div(row_band, 2), unit) * unit, least_band)
-                   : least_band;
+    const int64_t half = most(ceil_div(ceil_div(row_band, 2), unit) * unit, least_band);
+    row_band = half < row_band ? half : least_band;
   }
 
   typename Program<WAY>::Limits limits_of() const {
@@ -134,8 +133,8 @@ struct PackedSums {
   int64_t lines_at_once() const { return cut.tiling == Tiling::CHANNELS ? CHANNELS : cut.lines; }
 
   int64_t scratch_bytes() const {
-    return Program<WAY>::bytes(cut.limits) + lines(cut.shelf_floats() * 4) + lines(most_pieces() * int64_t(sizeof(Piece))) +
-           lines(block * cut.outputs * channel_floats * 4) + lines(channel_floats * 4) + lines(cut.outputs * 4) +
+    return Program<WAY>::bytes(cut.limits) + lines(cut.shelf_floats() * 4) +
+           lines(most_pieces() * int64_t(sizeof(Piece))) + lines(block * cut.outputs * channel_floats * 4) + lines(channel_floats * 4) + lines(cut.outputs * 4) +
            lines(lines_at_once() * cut.chunk * 4) + 2 * lines(problem.axis[2].taps * 8) +
            lines((cut.columns.phases + 1) * 8);
   }
@@ -263,7 +262,8 @@ struct PackedSums {
       for (int64_t i = 0; i < part_count; ++i) parts[i].clear = false;
       const int64_t depth = band / cut.row_bands * cut.depth_band, row = band % cut.row_bands * cut.row_band;
       program.build(depth, least(depth + cut.depth_band, outputs_of<WAY>(cut.problem.axis[0])), row,
-                    least(row + cut.row_band, cut.rows.outputs()), cut.pitch, cut.columns.dealt * cut.pitch, input, output);
+                    least(row + cut.row_band, cut.rows.outputs()), cut.pitch, cut.columns.dealt * cut.pitch, input,
+                    output);
       const Shelf& at = program.shelf;
       for (int64_t variant = 0; variant < cut.variants; ++variant)
         for (int64_t depth = 0; depth < at.depths; ++depth)

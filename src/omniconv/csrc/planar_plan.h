@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the sums of a plane are cut into tiles of rows and columns, and which packed rows and taps each tile meets.
 //
-// Lanes are neighbouring positions along the last axis, so an input that is loaded once should serve several outputs: the
-// lines of a tile are rows of outputs so far apart that they meet the same rows of inputs, line j at tap m where line
-// j + 1 has tap m - 1. Such taps form a strand. Strides and dilations only change how far apart lines and rows are.
+// Lanes are neighbouring positions along the last axis, so an input that is loaded once should serve several outputs:
+// the lines of a tile are rows of outputs so far apart that they meet the same rows of inputs, line j at tap m where
+// line j + 1 has tap m - 1. Such taps form a strand. Strides and dilations only change how far apart lines and rows
+// are.
 #pragma once
 
 #include "arena.h"
@@ -186,11 +187,11 @@ struct Program {
     Limits limits;
     limits.tiles = depths * (height / lines + least(rows.apart, height));
     limits.strands = limits.tiles * outer.taps * (rows.axis.taps / most_taps + rows.classes);
-    limits.rows = rows.span(0, height, lines).count;
-    // A band that begins further on may reach more rows than the first, which lies at the border.
+    // The first band lies at the border: others may reach more rows.
     const Axis& axis = rows.axis;
     const int64_t far = axis.dilation * (axis.taps - 1), margin = 2 * rows.hop * (lines - 1);
-    const int64_t window = WAY == Way::GATHER ? axis.stride * (height - 1) + far + 1 : (height - 1 + far) / axis.stride + 2;
+    const int64_t window =
+        WAY == Way::GATHER ? axis.stride * (height - 1) + far + 1 : (height - 1 + far) / axis.stride + 2;
     limits.rows = least(window, rows.inside()) + margin;
     const int64_t outer_far = outer.dilation * (outer.taps - 1);
     const int64_t outer_window =
@@ -218,8 +219,8 @@ struct Program {
   }
 
   // The band of depths first_depth … end_depth - 1 and rows first_row … end_row - 1; `pitch` and `row` of packed rows.
-  void build(int64_t first_depth, int64_t end_depth, int64_t first_row, int64_t end_row, int64_t pitch, int64_t row_pitch,
-             const View& input, const View& output) {
+  void build(int64_t first_depth, int64_t end_depth, int64_t first_row, int64_t end_row, int64_t pitch,
+             int64_t row_pitch, const View& input, const View& output) {
     const Axis& outer = problem.axis[0];
     const auto span = rows.span(first_row, end_row, lines);
     shelf.pitch = pitch;
@@ -272,10 +273,11 @@ struct Program {
     const int64_t inside = rows.inside(), hop = rows.hop, taps = rows.taps_of(number);
     const int64_t nearest = first < 0 ? ceil_div(-first, hop) : 0, farthest = floor_div(inside - 1 - first, hop);
     const int64_t begin = most(nearest - (tile.lines - 1), 0), end = least(farthest + 1, taps);
-    for (int64_t m = begin; m < end; m += most_taps) {
+    const int64_t pieces = begin < end ? ceil_div(end - begin, most_taps) : 0;
+    for (int64_t piece = 0, m = begin; piece < pieces; ++piece) {
       Strand& strand = strands[strand_count++];
       const int64_t row = first + hop * m;
-      strand.taps = int32_t(least(most_taps, end - m));
+      strand.taps = int32_t(ceil_div(end - m, pieces - piece));
       strand.first = int32_t(m);
       strand.pitch = int32_t(taps);
       strand.before = outer_tap * variants * rows.axis.taps + rows.taps_before(number);
@@ -285,6 +287,7 @@ struct Program {
         const int64_t met = row + hop * i;
         if (met >= 0 && met < inside) met_rows[met - shelf.lowest_row] = 1;
       }
+      m += strand.taps;
     }
   }
 };

@@ -9,21 +9,38 @@ namespace omniconv {
 namespace {
 namespace planar {
 
+// A kernel whose taps lie along the depths shares inputs between those: depths and rows change places.
+inline bool turns(const Problem& problem) { return problem.axis[1].taps == 1 && problem.axis[0].taps > 1; }
+
+template <class U>
+inline U turned(const U& from, bool turn) {
+  U to = from;
+  if (turn) {
+    to.axis[0] = from.axis[1];
+    to.axis[1] = from.axis[0];
+  }
+  return to;
+}
+
 // For tensors whose rows lie in order. The alternative, blocked_sums.h, transposes blocks of channels.
 template <class T, Way WAY>
 struct PlanarSums {
-  const Problem& problem;
-  const View& input;
-  const View& output;
+  Problem problem;
+  View input, output;
   const Weights& weights;
   const T* bias;
   const Host& host;
 
   PlanarSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
              const Host& host)
-      : problem(problem), input(input), output(output), weights(weights), bias(bias), host(host) {}
+      : problem(turned(problem, turns(problem))),
+        input(turned(input, turns(problem))),
+        output(turned(output, turns(problem))),
+        weights(weights),
+        bias(bias),
+        host(host) {}
 
-  void run() {
+  void run() const {
     if (ThreeSums<T, WAY>::suits(problem, input, output)) {
       ThreeSums<T, WAY>(problem, input, output, weights, bias, host).run();
     } else {
@@ -31,15 +48,19 @@ struct PlanarSums {
     }
   }
 
-  // Where planes are long enough to pay for what each of them costs, as measured on two kinds of cache and kernel: a
-  // single row needs some vectors, and rows that share their inputs with others half of one. Wide strides are left to
-  // the transposes, which deal inputs faster.
-  static bool suits(const Problem& problem, const View& input, const View& output) {
+  // Where rows are long enough to pay for what each plane costs, as measured on a Xeon of the fourth generation: half a
+  // vector where rows share their inputs; else three, less where there are several rows or where channels share inputs.
+  // Wide strides are left to the transposes, which deal inputs faster.
+  static bool suits(const Problem& given, const View& input, const View& output) {
+    const Problem problem = turned(given, turns(given));
     const Axis& columns = problem.axis[2];
     if (input.axis[2] != 1 || output.axis[2] != 1 || columns.stride > 2) return false;
     if (ThreeSums<T, WAY>::suits(problem, input, output)) return true;
     const Cut<WAY> cut(problem);
-    const int64_t enough = cut.tiling == Tiling::ROWS ? V / 2 : problem.wide * problem.narrow > 1 ? V : 3 * V;
+    // Without a shuffle of any two vectors, the shifts of long kernels cost too much.
+    if (V < 16 && cut.tiling == Tiling::COMB && columns.taps > 2 * V) return false;
+    const int64_t lone = outputs_of<WAY>(problem.axis[1]) > 2 ? 3 * V / 2 : 3 * V;
+    const int64_t enough = cut.tiling == Tiling::ROWS ? V / 2 : lone / least(cut.outputs, 3);
     return outputs_of<WAY>(columns) >= enough && cut.variants <= MOST_VARIANTS && cut.shelf_bytes() <= MOST_BYTES;
   }
 };

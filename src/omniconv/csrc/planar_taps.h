@@ -16,8 +16,8 @@ constexpr int MOST_TALL = V == 16 ? 8 : 3, MOST_BROAD = 8;
 // Sums in registers, beside the gradients of a position and one input.
 constexpr bool fits(int64_t tall, int64_t broad) { return tall * broad + tall + 1 <= (MAX_TILE > 10 ? 32 : 16); }
 
-// Of the lanes of a sum, so many are kept: added up that far in registers, kernels of many channels have sums that stay in
-// the caches.
+// Of the lanes of a sum, so many are kept: added up that far in registers, kernels of many channels have sums that stay
+// in the caches.
 constexpr int KEPT = 4;
 typedef float kept __attribute__((vector_size(KEPT * 4)));
 
@@ -101,10 +101,10 @@ inline Correlate correlate_of(int64_t tall, int64_t broad) {
   return correlate_broad<NEAR, TY>(broad);
 }
 
-// How `tall` × `broad` taps are cut into blocks of nearly equal sizes, so that a position costs the fewest cycles: half a
-// cycle for a multiply-add, and what measurement adds for the loads of inputs, which are at odd places, and of gradients.
-// No block is faster than its sums can follow each other. `fixed`: cycles that a block costs once, spread over its
-// positions.
+// How `tall` × `broad` taps are cut into blocks of nearly equal sizes, so that a position costs the fewest cycles: half
+// a cycle for a multiply-add, and what measurement adds for the loads of inputs, which are at odd places, and of
+// gradients. No block is faster than its sums can follow each other. `fixed`: cycles that a block costs once, spread
+// over its positions.
 struct Blocks {
   int64_t tall, broad;
   float cycles;
@@ -140,7 +140,8 @@ __attribute__((noinline)) void add_lanes(float* totals, const float* sums, int64
     vec rows[KEPT];
 #pragma GCC unroll 4
     for (int j = 0; j < KEPT; ++j) rows[j] = load(sums + i * KEPT + j * V);
-    // Lane l of the sum of two vectors `step` apart holds two lanes of the one or of the other, as bit `step` of l says.
+    // Lane l of the sum of two vectors `step` apart holds two lanes of the one or of the other, as bit `step` of l
+    // says.
 #pragma GCC unroll 2
     for (int bit = 0; bit < 2; ++bit)
 #pragma GCC unroll 4

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Planes under kernels of 3 × 3 taps, at strides of 1 and 2: the convolutions that networks have most of.
 //
-// Their nine weights fit the registers beside a tile's sums, so that an input is loaded once for all taps of its columns
-// and is shifted in registers. That leaves so few loads that rows are read where they stand, in the tensor's own type:
-// masks cut them off at the borders, and rows outside are read from a vector of zeros.
+// Their nine weights fit the registers beside a tile's sums, so that an input is loaded once for all taps of its
+// columns and is shifted in registers. That leaves so few loads that rows are read where they stand, in the tensor's
+// own type: masks cut them off at the borders, and rows outside are read from a vector of zeros.
 #pragma once
 
 #include "arena.h"
@@ -45,19 +45,42 @@ struct Strip {
   int64_t vectors, last;
   bool inner;
   Inside inside[THREE_MASKS];
+  uint32_t pairs[3], wanted;  // the same for pairs of bf16: at, before and behind the middle tap, and of the outputs
 };
 
-template <class T>
-OMNICONV_INLINE void put_row(T* to, const vec* sums, int64_t vectors, int64_t last) {
-  for (int64_t v = 0; v + 1 < vectors; ++v) store(to + v * V, sums[v]);
-  store_some(to + (vectors - 1) * V, sums[vectors - 1], last);
+template <class T, int NV>
+OMNICONV_INLINE void put_row(T* to, const vec (&sums)[NV], int64_t last) {
+#pragma GCC unroll 2
+  for (int v = 0; v + 1 < NV; ++v) store_lanes(to + v * V, sums[v]);
+  store_some(to + (NV - 1) * V, sums[NV - 1], last);
 }
 
-// A masked load takes a multiplier's time. INNER: no lane lies outside; else, at a stride of 1, the first of two vectors
-// has none.
+#if defined(__AVX512F__)
+// Two vectors of bf16 are one of pairs, and widened to the even ones and the odd ones: that takes no shuffles, neither
+// of the inputs nor of the outputs.
+OMNICONV_INLINE void three_columns_of_pairs(vec (&columns)[3][2], const bf16* at, const uint32_t* inside) {
+  const uvec upper = uvec{} + 0xffff0000;
+  const uvec own = (uvec)_mm512_maskz_loadu_epi16(inside[0], at);
+  columns[0][0] = (vec)((uvec)_mm512_maskz_loadu_epi16(inside[1], at - 2) & upper);
+  columns[1][0] = columns[0][1] = (vec)(own << 16);
+  columns[2][0] = columns[1][1] = (vec)(own & upper);
+  columns[2][1] = (vec)((uvec)_mm512_maskz_loadu_epi16(inside[2], at + 2) << 16);
+}
+
+OMNICONV_INLINE void put_pairs(bf16* to, const vec (&sums)[2], uint32_t wanted) {
+  const uvec both = (round_lanes(sums[0]) >> 16) | (round_lanes(sums[1]) & 0xffff0000);
+  _mm512_mask_storeu_epi16(to, wanted, (__m512i)both);
+}
+#else
+OMNICONV_INLINE void three_columns_of_pairs(vec (&)[3][2], const bf16*, const uint32_t*) {}
+OMNICONV_INLINE void put_pairs(bf16*, const vec (&)[2], uint32_t) {}
+#endif
+
+// A masked load takes a multiplier's time. INNER: no lane lies outside; else, at a stride of 1, the first of two
+// vectors has none.
 template <class T, bool INNER>
 OMNICONV_INLINE vec load_three(const T* from, Inside inside) {
-  return held(INNER ? load(from) : load_inside(from, inside));
+  return held(INNER ? load_lanes(from) : load_inside(from, inside));
 }
 
 // The inputs of NV vectors at each tap of the columns.
@@ -85,7 +108,8 @@ OMNICONV_INLINE void three_columns(vec (&columns)[3][NV], const T* at, const Ins
   }
 #pragma GCC unroll 2
   for (int v = 0; v < NV; ++v) {
-    const vec low = load_inside(at + 2 * v * V, inside[2 * v]), high = load_inside(at + (2 * v + 1) * V, inside[2 * v + 1]);
+    const vec low = load_inside(at + 2 * v * V, inside[2 * v]);
+    const vec high = load_inside(at + (2 * v + 1) * V, inside[2 * v + 1]);
     columns[0][v] = __builtin_shuffle(low, high, every_other(0));
     columns[1][v] = __builtin_shuffle(low, high, every_other(1));
   }
@@ -99,8 +123,9 @@ OMNICONV_INLINE void three_columns(vec (&columns)[3][NV], const T* at, const Ins
 
 // R rows of NV vectors; `row` is the first row of inputs.
 template <class T, int S, int R, int NV, bool INNER = false>
-__attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const Strip& strip, int64_t row, float start, T* to,
-                                          int64_t line, int64_t lines) {
+__attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const Strip& strip, int64_t row, float start,
+                                          T* to, int64_t line, int64_t lines) {
+  constexpr bool PAIRS = sizeof(T) == 2 && S == 1 && NV == 2;
   static const T zeros[(2 * S * 2 + 2) * V] = {};
   vec sum[R][NV];
 #pragma GCC unroll 16
@@ -122,7 +147,11 @@ __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const St
         const int64_t at = row + i;
         const T* own = uint64_t(at) < uint64_t(planes.height) ? input + at * planes.pitch : zeros + V;
         vec columns[3][NV];
-        three_columns<T, S, NV, INNER>(columns, own, strip.inside);
+        if constexpr (PAIRS) {
+          three_columns_of_pairs(columns, own, strip.pairs);
+        } else {
+          three_columns<T, S, NV, INNER>(columns, own, strip.inside);
+        }
 #pragma GCC unroll 3
         for (int k = 0; k < 3; ++k)
 #pragma GCC unroll 16
@@ -138,7 +167,11 @@ __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const St
 #pragma GCC unroll 16
   for (int j = 0; j < R; ++j, to += line) {
     if (j >= lines) break;
-    put_row(to, sum[j], NV, strip.last);
+    if constexpr (PAIRS) {
+      put_pairs(to, sum[j], strip.wanted);
+    } else {
+      put_row(to, sum[j], strip.last);
+    }
   }
 }
 
@@ -223,6 +256,14 @@ struct ThreeSums {
         const int64_t begin = least(most(-from, 0), V);
         return lanes_inside(begin, most(least(inside - from, V), begin));
       };
+      const auto pairs = [&](int64_t from) {
+        const int64_t begin = least(most(-from, 0), 2 * V), end = most(least(inside - from, 2 * V), begin);
+        return uint32_t((uint64_t(1) << end) - (uint64_t(1) << begin));
+      };
+      strip.pairs[0] = pairs(strip.input);
+      strip.pairs[1] = pairs(strip.input - 2);
+      strip.pairs[2] = pairs(strip.input + 2);
+      strip.wanted = uint32_t((uint64_t(1) << least(width - strip.output, 2 * V)) - 1);
       if (step == 1) {
         for (int64_t v = 0; v < strip.vectors; ++v) strip.inside[v] = mask(strip.input + v * V);
         strip.inside[2] = mask(strip.input - 1);
@@ -266,7 +307,8 @@ struct ThreeSums {
           const int64_t from = WAY == Way::GATHER ? step * row - before : row + before - 2;
           for (int64_t channel = 0; channel < outputs; ++channel) {
             const int64_t whole = group * outputs + channel;
-            planes.weights = static_cast<const T*>(weights.data) + weights.head(group) * weights.group + channel * own_weight;
+            planes.weights = static_cast<const T*>(weights.data) + weights.head(group) * weights.group +
+                             channel * own_weight;
             T* to = static_cast<T*>(output.data) + task.sample * output.batch + whole * output.channel +
                     depth * output.axis[0] + row * output.axis[1];
             const float start = bias ? widen(bias[whole]) : 0;
@@ -278,19 +320,19 @@ struct ThreeSums {
     }
   }
 
+  // Pairs of bf16 are always masked.
   void sum_tile(const ThreePlanes<T>& planes, const Strip& strip, int64_t row, float start, T* to, int64_t some) const {
-    const int64_t line = output.axis[1];
     if constexpr (HAS_THREE) {
-      if (step == 2) {
-        return (strip.vectors == 2 ? three_tile<T, 2, 4, 2> : three_tile<T, 2, 4, 1>)(planes, strip, row, start, to, line,
-                                                                                      some);
-      }
-      const auto tile = strip.vectors == 2 ? strip.inner ? three_tile<T, 1, 7, 2, true> : three_tile<T, 1, 7, 2>
-                        : lines == 14      ? three_tile<T, 1, 14, 1>
-                        : lines == 4       ? three_tile<T, 1, 4, 1>
-                        : lines == 7       ? three_tile<T, 1, 7, 1>
-                                           : three_tile<T, 1, 8, 1>;
-      tile(planes, strip, row, start, to, line, some);
+      constexpr bool INNER = sizeof(T) == sizeof(float);
+      const bool two = strip.vectors == 2;
+      const auto tile = step == 2                   ? (two ? three_tile<T, 2, 4, 2> : three_tile<T, 2, 4, 1>)
+                        : two && INNER && strip.inner ? three_tile<T, 1, 7, 2, INNER>
+                        : two                         ? three_tile<T, 1, 7, 2>
+                        : lines == 14                 ? three_tile<T, 1, 14, 1>
+                        : lines == 8                  ? three_tile<T, 1, 8, 1>
+                        : lines == 7                  ? three_tile<T, 1, 7, 1>
+                                                      : three_tile<T, 1, 4, 1>;
+      tile(planes, strip, row, start, to, output.axis[1], some);
     }
   }
 };

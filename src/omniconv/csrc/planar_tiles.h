@@ -117,8 +117,9 @@ __attribute__((noinline)) void tile_of_rows(const Plan& plan, const Tile& tile, 
 
 // R channels of NV vectors of one row. Channels that are not wanted repeat the last one.
 template <int R, int NV>
-__attribute__((noinline)) void tile_of_channels(const Plan& plan, const Tile& tile, const Piece& piece, const float* input,
-                                                const float* weights, const float* start, float* sums) {
+__attribute__((noinline)) void tile_of_channels(const Plan& plan, const Tile& tile, const Piece& piece,
+                                                const float* input, const float* weights, const float* start,
+                                                float* sums) {
   vec sum[R][NV];
   int64_t at[R];
 #pragma GCC unroll 16
