@@ -146,7 +146,12 @@ class ConvLayer(PlannedLayer):
         draw(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.plan(input, self.weight, self.bias)
+        own = self._parameters
+        try:  # half a microsecond each is saved where nothing stands in for the parameters
+            weight, bias = own["weight"], own["bias"]
+        except KeyError:
+            weight, bias = self.weight, self.bias
+        return self.plan(input, weight, bias)
 
 
 def draw(weight: Tensor, bias: Tensor | None) -> None:

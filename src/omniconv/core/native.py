@@ -71,6 +71,8 @@ class Native:
         self.operator, self.raw, self.backward, self.raw_backward = (
             getattr(torch.ops.omniconv, name + end).default for end in ("", "_raw", "_backward", "_backward_raw")
         )
+        # Without the Python frame of OpOverload.__call__, which only calls this
+        self.call, self.call_backward = self.raw._op, self.raw_backward._op  # noqa: SLF001
         for raw in (f"{name}_raw", f"{name}_backward_raw"):
             library.impl(raw, torch.library.fallthrough_kernel, "Autograd")
         for operator in (self.operator, self.raw):
@@ -91,9 +93,11 @@ class Native:
 
     def eager(self, portable: Function, tensors: Sequence[Tensor | None], flat: tuple[int, ...]) -> Tensor:
         """Compute; where a gradient may be asked for later, so that the library computes that too."""
-        if torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors]):  # noqa: C419
-            return _Recorded.apply(self, portable, flat, *tensors)
-        return self.raw(*tensors, flat)
+        if torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor is not None and tensor.requires_grad:
+                    return _Recorded.apply((self, portable, flat), *tensors)
+        return self.call(*tensors, flat)
 
     def _through_any(self, *arguments: Any) -> Tensor:
         *tensors, flat = arguments
@@ -147,24 +151,24 @@ class Native:
 class _Recorded(torch.autograd.Function):
     # `forward` with `ctx`: the newer form, with `setup_context`, costs 40 µs a call
     @staticmethod
-    def forward(ctx: Any, native: Native, portable: Function, flat: tuple[int, ...], *tensors: Any) -> Tensor:
-        ctx.native, ctx.portable, ctx.flat = native, portable, flat
+    def forward(ctx: Any, how: tuple[Native, Function, tuple[int, ...]], *tensors: Any) -> Tensor:
+        ctx.how = how
         ctx.save_for_backward(*tensors)
-        return native.raw(*tensors, flat)
+        return how[0].call(*tensors, how[2])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        native, tensors, needed = ctx.native, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        (native, formula, flat), tensors, needed = ctx.how, ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or not plain((*grads, *tensors)):
-            numbers = native.flat.unpack(ctx.flat)
+            numbers = native.flat.unpack(flat)
 
             def portable(*arguments: Any) -> Tensor:
-                return ctx.portable(*arguments[:-1], *numbers)
+                return formula(*arguments[:-1], *numbers)
 
-            found = through(portable, tensors, ctx.flat, grads[0], needed, graph=torch.is_grad_enabled())
+            found = through(portable, tensors, flat, grads[0], needed, graph=torch.is_grad_enabled())
         else:
-            found = _where(native.raw_backward(grads[0], *tensors, ctx.flat, _mask(needed)), needed)
-        return None, None, None, *found
+            found = _where(native.call_backward(grads[0], *tensors, flat, _mask(needed)), needed)
+        return None, *found
 
 
 def through(

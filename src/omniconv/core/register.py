@@ -19,7 +19,7 @@ from .check import check_tensors
 from .choose import choose
 from .family import Family, families, family_of
 from .library import load
-from .native import Native, lowered, plain, transforming
+from .native import TYPES, Native, lowered, plain, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
@@ -63,7 +63,8 @@ class Plan:
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
         if self._native is not None:
             self._dims = problem.dim + 2
-            self._shapes = tuple(self.family.tensors(problem).values())[1:]
+            self._channels = problem.in_channels
+            self._shapes = tuple(self.family.tensors(problem).values())
             self._flat = None if self._numbers is None else self._native.flat.pack(self._numbers)
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
@@ -94,15 +95,16 @@ class Plan:
 
     def _direct(self, tensors: tuple[Tensor | None, ...]) -> bool:
         """Whether only a compiled kernel's own checks need to stand between these tensors and it."""
-        if not plain(tensors) or torch.is_autocast_enabled("cpu") or current_listener() is not None:
-            return False
         input: Any = tensors[0]
-        if input is None or input.dim() != self._dims or not Native.takes(input):
+        if not plain(tensors) or input is None or current_listener() is not None or torch.is_autocast_enabled("cpu"):
             return False
-        if input.shape[1] != self.problem.in_channels:
+        if input.dtype not in TYPES or input.dim() != self._dims or input.shape[1] != self._channels:
             return False
-        for tensor, shape in zip(tensors[1:], self._shapes, strict=True):
-            if shape is not None if tensor is None else not (tensor.is_cpu and tensor.shape == shape):
+        for tensor, shape in zip(tensors, self._shapes, strict=True):
+            if tensor is None:
+                if shape is not None:
+                    return False
+            elif not tensor.is_cpu or (tensor is not input and tensor.shape != shape):
                 return False
         return True
 
