@@ -5,15 +5,23 @@
 #include <new>
 
 namespace omniconv {
+namespace {
+
+// Positions, strides, dilations and paddings up to here add and multiply with room to spare.
+const int64_t MOST = int64_t(1) << 40;
+
+}  // namespace
 
 int64_t Reader::number() {
   STD_TORCH_CHECK(at < numbers.size(), "`numbers` are fewer than the convolution has");
-  return numbers[at++];
+  const int64_t number = numbers[at++];
+  STD_TORCH_CHECK(-MOST <= number && number <= MOST, "a number of the convolution (=", number, ") is past 2^40");
+  return number;
 }
 
 const int64_t* Reader::list(int64_t length) {
-  STD_TORCH_CHECK(number() == length && at + length <= numbers.size(), "`numbers` must hold a list of ", length);
-  at += length;
+  STD_TORCH_CHECK(number() == length, "`numbers` must hold a list of ", length);
+  for (int64_t left = length; left > 0; --left) number();
   return numbers.data() + at - length;
 }
 
@@ -81,7 +89,8 @@ Tensor empty(const int64_t* sizes, int64_t dim, const Seen& like, bool channels_
   int64_t strides[8], step = 1;
   const auto lay = [&](int64_t axis) {
     strides[axis] = step;
-    step *= sizes[axis] > 1 ? sizes[axis] : 1;
+    STD_TORCH_CHECK(!__builtin_mul_overflow(step, sizes[axis] > 1 ? sizes[axis] : 1, &step),
+                    "the output has more elements than can be counted");
   };
   if (channels_inner) lay(1);
   for (int64_t axis = dim - 1; axis >= 0; --axis)
@@ -113,10 +122,17 @@ View view(const Tensor& tensor) {
   return shown;
 }
 
+int64_t span(int64_t positions, int64_t stride, int64_t taps, int64_t dilation) {
+  STD_TORCH_CHECK(positions >= 1 && taps >= 1 && stride >= 1 && dilation >= 1,
+                  "sizes, strides and dilations must be at least 1");
+  const __int128 whole = static_cast<__int128>(positions - 1) * stride + static_cast<__int128>(taps - 1) * dilation + 1;
+  STD_TORCH_CHECK(whole <= MOST, "an axis is past 2^40 positions");
+  return static_cast<int64_t>(whole);
+}
+
 Axis axis_of(int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before, int64_t after) {
-  STD_TORCH_CHECK(size >= 1 && taps >= 1 && stride >= 1 && dilation >= 1 && before >= 0 && after >= 0,
-                  "sizes, strides and dilations must be at least 1, and paddings must not be negative");
-  const int64_t room = size + before + after - dilation * (taps - 1) - 1;
+  STD_TORCH_CHECK(before >= 0 && after >= 0, "paddings must not be negative");
+  const int64_t room = span(size, 1, 1, 1) + before + after - span(1, stride, taps, dilation);
   STD_TORCH_CHECK(room >= 0, "the kernel must fit the padded input");
   return {size, room / stride + 1, taps, stride, dilation, before};
 }

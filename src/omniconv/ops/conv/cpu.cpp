@@ -24,7 +24,8 @@ struct Call {
     STD_TORCH_CHECK(reader.number() == 0, "`padding_mode` must be zeros");
     reader.end();
     const int64_t channels = weight.sizes[0];
-    STD_TORCH_CHECK(groups >= 1 && weight.sizes[1] * groups == input.sizes[1] && channels % groups == 0,
+    STD_TORCH_CHECK(groups >= 1 && channels >= 1 && channels % groups == 0 && input.sizes[1] >= 1 &&
+                        input.sizes[1] % groups == 0 && input.sizes[1] / groups == weight.sizes[1],
                     "`groups` must divide the channels, and the weight must have those of one group");
     if (bias) check("bias", *bias, input, &channels, 1);
     Problem& problem = bound.problem;
@@ -55,12 +56,14 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor we
   std::tuple<Tensor, Tensor, Tensor> gradients(nothing(call.input), nothing(call.input), nothing(call.input));
   auto& [of_input, of_weight, of_bias] = gradients;
   if (wanted & 1) of_input = sums(call.bound, true, grad, call.input.sizes, call.input, {});
-  if (wanted & 6) {
+  if (wanted & 2) {
     of_weight = empty(call.weight.sizes, call.weight.dim, call.weight, false);
     if (wanted & 4) of_bias = empty(call.output + 1, 1, call.input, false);
     Weights weights = call.bound.weights;
     weights.data = of_weight.data_ptr();
     weight_gradient(call.bound, input, grad, weights, wanted & 4 ? of_bias.data_ptr() : nullptr);
+  } else if (wanted & 4) {
+    of_bias = channel_totals(grad, call.input);
   }
   return gradients;
 }

@@ -34,7 +34,7 @@ struct Call {
     STD_TORCH_CHECK(layout == 1 || layout == 2, "`head_layout` must be block or interleaved");
     STD_TORCH_CHECK(reader.number() == 0, "`padding_mode` must be zeros");
     reader.end();
-    STD_TORCH_CHECK(heads >= 1 && channels % heads == 0, "the heads must divide the channels");
+    STD_TORCH_CHECK(heads >= 1 && channels >= 1 && channels % heads == 0, "the heads must divide the channels");
     if (bias) check("bias", *bias, input, &channels, 1);
     Problem& problem = bound.problem;
     problem = {input.sizes[0], channels, 1, 1, {NO_AXIS, NO_AXIS, NO_AXIS}};
@@ -95,13 +95,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor we
   std::tuple<Tensor, Tensor, Tensor> gradients(nothing(call.input), nothing(call.input), nothing(call.input));
   auto& [of_input, of_weight, of_bias] = gradients;
   if (wanted & 1) of_input = sums(call.bound, true, grad, call.input.sizes, call.input, {});
-  if (wanted & 6) {
+  if (wanted & 2) {
     of_weight = empty(call.weight.sizes, call.weight.dim, call.weight, false);
     if (wanted & 4) of_bias = empty(call.output + 1, 1, call.input, false);
     Workspace of_channels(call.bound.problem.groups * call.taps);
     weight_gradient(call.bound, input, grad, {of_channels.data, Type::float32, call.taps, 0, 0, 1, 0},
                     wanted & 4 ? of_bias.data_ptr() : nullptr);
     to_heads(call, of_channels.data, {of_weight.data_ptr(), call.input.type(), call.taps, 0, 0, 1, 0});
+  } else if (wanted & 4) {
+    of_bias = channel_totals(grad, call.input);
   }
   return gradients;
 }

@@ -24,7 +24,8 @@ struct Call {
     const int64_t* dilation = reader.list(axes);
     const int64_t groups = reader.number();
     reader.end();
-    STD_TORCH_CHECK(groups >= 1 && weight.sizes[0] == input.sizes[1] && input.sizes[1] % groups == 0,
+    STD_TORCH_CHECK(groups >= 1 && weight.sizes[0] == input.sizes[1] && input.sizes[1] >= 1 &&
+                        input.sizes[1] % groups == 0 && weight.sizes[1] >= 1,
                     "`groups` must divide the channels, and the weight must have those of the input");
     const int64_t channels = weight.sizes[1] * groups;
     if (bias) check("bias", *bias, input, &channels, 1);
@@ -34,10 +35,9 @@ struct Call {
     output[1] = channels;
     for (int64_t axis = 0; axis < axes; ++axis) {
       const int64_t size = input.sizes[2 + axis], taps = weight.sizes[2 + axis];
-      STD_TORCH_CHECK(size >= 1 && taps >= 1 && stride[axis] >= 1 && dilation[axis] >= 1 && crop[2 * axis] >= 0 &&
-                          crop[2 * axis + 1] >= 0 && appended[axis] >= 0,
-                      "sizes, strides and dilations must be at least 1, and crops must not be negative");
-      const int64_t whole = (size - 1) * stride[axis] + dilation[axis] * (taps - 1) + 1 + appended[axis];
+      STD_TORCH_CHECK(crop[2 * axis] >= 0 && crop[2 * axis + 1] >= 0 && appended[axis] >= 0,
+                      "crops must not be negative");
+      const int64_t whole = span(size, stride[axis], taps, dilation[axis]) + appended[axis];
       output[2 + axis] = whole - crop[2 * axis] - crop[2 * axis + 1];
       STD_TORCH_CHECK(output[2 + axis] >= 1, "the crop must leave something of the output");
       problem.axis[3 - axes + axis] = {output[2 + axis], size, taps, stride[axis], dilation[axis], crop[2 * axis]};
@@ -56,6 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor we
                                             int64_t wanted) {
   const Call call(input, weight, bias, numbers);
   check("grad", grad, call.input, call.output, call.input.dim);
+  STD_TORCH_CHECK(bias || !(wanted & 4), "`wanted` asks for the gradient of a bias that is not there");
   std::tuple<Tensor, Tensor, Tensor> gradients(nothing(call.input), nothing(call.input), nothing(call.input));
   auto& [of_input, of_weight, of_bias] = gradients;
   if (wanted & 1) of_input = sums(call.bound, false, grad, call.input.sizes, call.input, {});
