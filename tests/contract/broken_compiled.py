@@ -16,7 +16,7 @@ from contract.problems import ByName, exact, family_of
 from contract.test_compile import check_compiles, check_operator
 from contract.test_determinism import check_threads
 from contract.test_export_transforms import check_export, check_vmap
-from contract.test_geometries import check_laid_geometries
+from contract.test_geometries import check_laid_geometries, check_usual_shapes
 from contract.test_gradients import check_gradients, check_second_gradients
 from contract.test_layouts import check_format, check_layout
 from contract.test_shapes import check_without_data
@@ -52,6 +52,11 @@ def cuts_bits_off_instead_of_rounding(plan, *tensors):
 @only(partial(check_laid_geometries, phases=[Phase.generate]), once=True)
 def is_wrong_only_for_a_stride_of_three_in_channels_last(plan, input, *rest):
     return plan(input, *rest) + (channels_inside(input) and 3 in plan.problem.stride)
+
+
+@only(partial(check_usual_shapes, dtype=FULL))
+def is_wrong_in_a_loop_for_three_taps(plan, *tensors):
+    return plan(*tensors) + (set(plan.problem.kernel_size) == {3} and max(plan.problem.in_size) > 32)
 
 
 @only(partial(check_threads, dtype=LOW), partial(check_threads, layout="channels_last"), right=None)

@@ -86,18 +86,37 @@ def check_layout(problem, plan_for, layout, dtype=torch.float64):
         assert torch.equal(tensor, other), "a tensor was changed"
 
 
+def one_number(tensor):
+    """The first number everywhere."""
+    return tensor[(slice(0, 1),) * tensor.dim()].expand(tensor.shape)
+
+
+def one_row(tensor):
+    """The first row of the last axis in all places of the others."""
+    return tensor[(slice(0, 1),) * (tensor.dim() - 1)].expand(tensor.shape)
+
+
+def pooled(tensor):
+    """Each channel's first number at all its positions, as the gradient of a sum over positions is: channels inside."""
+    if tensor.dim() < 3:
+        return tensor
+    first = tensor[(slice(None), slice(None), *[0] * (tensor.dim() - 2))].contiguous()
+    return first[(..., *[None] * (tensor.dim() - 2))].expand(tensor.shape)
+
+
 def check_expanded(problem, plan_for, dtype=torch.float64):
-    """Tensors whose elements share memory: one number for all positions, then one sample for the whole batch."""
-    for keep in (0, 1):
-        tensors = [
-            t if t is None else t[(slice(0, 1),) * (t.dim() - keep)].expand(t.shape) for t in halves(problem, dtype)
-        ]
-        assert_same(problem, plan_for(problem)(*tensors), expected(problem, tensors))
-        leaves, twins = tracked(tensors), tracked(wide(tensors))
-        output, want = plan_for(problem)(*leaves), expected(problem, twins)
-        got = torch.autograd.grad(output, present(leaves), output.new_ones(()).expand_as(output))
-        for a, b in zip(got, torch.autograd.grad(want, present(twins), want.new_ones(()).expand_as(want)), strict=True):
-            assert_same(problem, a, b, scale=float(want.detach().abs().sum()))
+    """Tensors whose elements share memory, and gradients of the output whose elements do."""
+    plan, drawn = plan_for(problem), halves(problem, dtype)
+    for share in (one_number, one_row, pooled):
+        for lay in (share, fenced, channels_last):
+            tensors = [t if t is None else lay(t) for t in drawn]
+            leaves, twins = [t if t is None else t.requires_grad_() for t in tensors], tracked(wide(tensors))
+            output, want = plan(*leaves), expected(problem, twins)
+            assert_same(problem, output, want)
+            got = torch.autograd.grad(output, present(leaves), share(weights_of(output)))
+            right = torch.autograd.grad(want, present(twins), share(weights_of(want)))
+            for a, b in zip(got, right, strict=True):
+                assert_same(problem, a, b, scale=3 * float(want.detach().abs().sum()))
 
 
 def check_format(problem, plan_for):

@@ -7,6 +7,8 @@
 #include "direct_sums.h"
 #include "planar_gradient.h"
 #include "planar_sums.h"
+#include "separable_gradient.h"
+#include "separable_sums.h"
 
 namespace omniconv {
 namespace {
@@ -55,6 +57,18 @@ void gradient(const Problem& problem, const View& wide, const View& narrow, cons
   run(problem, wide, narrow, weights, bias, workspace, host);
 }
 
+void separable(const Problem& problem, const View& input, const View& output, const Weights& column, const Weights& row,
+               const void* bias, const Host& host) {
+  const auto run = input.type == Type::float32 ? separable_sums<float> : separable_sums<bf16>;
+  run(problem, input, output, column, row, bias, host);
+}
+
+int64_t separable_gradient(const Problem& problem, const View& input, const View& grad, const Weights& column,
+                           const Weights& row, const SeparableGradients& wanted, float* workspace, const Host& host) {
+  const auto run = input.type == Type::float32 ? separable_gradient<float> : separable_gradient<bf16>;
+  return run(problem, input, grad, column, row, wanted, workspace, host);
+}
+
 }  // namespace
 
 #define OMNICONV_NAME(isa) OMNICONV_NAME_(isa)
@@ -63,6 +77,7 @@ void gradient(const Problem& problem, const View& wide, const View& narrow, cons
 #define OMNICONV_TEXT_(isa) #isa
 
 extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
-const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), V, sums, gradient_floats, gradient};
+const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), V, sums, gradient_floats, gradient,
+                                              separable, separable_gradient};
 
 }  // namespace omniconv

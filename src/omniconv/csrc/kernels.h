@@ -6,6 +6,12 @@
 
 namespace omniconv {
 
+// The gradients of a spatially separable convolution; data is null where none is wanted.
+struct SeparableGradients {
+  View input;
+  Weights column, row, bias;
+};
+
 struct Kernels {
   const char* isa;
   int64_t lanes;
@@ -16,6 +22,12 @@ struct Kernels {
   int64_t (*gradient_floats)(const Problem&, const View& wide, const View& narrow, const Host&);
   void (*gradient)(const Problem&, const View& wide, const View& narrow, const Weights& gradient, void* bias_gradient,
                    float* workspace, const Host&);
+  // columns (along the second axis), then rows (along the last), of one channel each; the input wide, the output narrow
+  void (*separable)(const Problem&, const View& input, const View& output, const Weights& column, const Weights& row,
+                    const void* bias, const Host&);
+  // and its gradients; without a workspace it computes nothing; the floats that it needs there
+  int64_t (*separable_gradient)(const Problem&, const View& input, const View& grad, const Weights& column,
+                                const Weights& row, const SeparableGradients&, float* workspace, const Host&);
 };
 
 }  // namespace omniconv

@@ -13,6 +13,10 @@ namespace {
 
 constexpr int ROWS_AT_ONCE = 4;
 
+OMNICONV_INLINE void put(float* to, vec value, int64_t lanes) {
+  lanes == V ? store(to, value) : store_first(to, value, lanes);
+}
+
 // What is left, in so many nearly equal parts: the next of them. Divisions take longer than a short tile.
 inline int64_t even_part(int64_t left, int64_t parts) {
   return parts == 1 ? left : uint32_t(left + parts - 1) / uint32_t(parts);
@@ -35,7 +39,7 @@ struct Columns {
 
 template <int R, int T>
 __attribute__((noinline)) void column_tile(const Columns& columns, int64_t at, float* out, int64_t out_step,
-                                           int64_t pitch) {
+                                           int64_t pitch, int64_t last) {
   vec sum[R][T];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
@@ -85,37 +89,38 @@ __attribute__((noinline)) void column_tile(const Columns& columns, int64_t at, f
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) store(out + r * pitch + t * out_step, sum[r][t]);
+    for (int t = 0; t < T; ++t) put(out + r * pitch + t * out_step, sum[r][t], t + 1 < T ? V : last);
 }
 
 template <int R, int T = tile_width(R)>
 inline void column_tile_of(int64_t width, const Columns& columns, int64_t at, float* out, int64_t out_step,
-                           int64_t pitch) {
+                           int64_t pitch, int64_t last) {
   if constexpr (T > 1) {
-    if (width < T) return column_tile_of<R, T - 1>(width, columns, at, out, out_step, pitch);
+    if (width < T) return column_tile_of<R, T - 1>(width, columns, at, out, out_step, pitch, last);
   }
-  column_tile<R, T>(columns, at, out, out_step, pitch);
+  column_tile<R, T>(columns, at, out, out_step, pitch, last);
 }
 
-// Rows 0 … R - 1 at `count` vectors from place `at` of the inputs on.
+// Rows 0 … R - 1 at `count` vectors from place `at` of the inputs on; of the last vector `last` lanes are written.
 template <int R>
 inline void column_rows(const Columns& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
-                        int64_t count) {
+                        int64_t count, int64_t last) {
   const int64_t tiles = ceil_div(count, tile_width(R));
   for (int64_t tile = 0, done = 0; tile < tiles; ++tile) {
     const int64_t width = even_part(count - done, tiles - tile);
-    column_tile_of<R>(width, columns, at + done * columns.column, out + done * out_step, out_step, pitch);
+    column_tile_of<R>(width, columns, at + done * columns.column, out + done * out_step, out_step, pitch,
+                      tile + 1 < tiles ? V : last);
     done += width;
   }
 }
 
 template <int R = ROWS_AT_ONCE>
 inline void column_sums(int64_t rows, const Columns& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
-                        int64_t count) {
+                        int64_t count, int64_t last = V) {
   if constexpr (R > 1) {
-    if (rows < R) return column_sums<R - 1>(rows, columns, at, out, out_step, pitch, count);
+    if (rows < R) return column_sums<R - 1>(rows, columns, at, out, out_step, pitch, count, last);
   }
-  column_rows<R>(columns, at, out, out_step, pitch, count);
+  column_rows<R>(columns, at, out, out_step, pitch, count, last);
 }
 
 // sums[tap] += Σ over p < count and rows r < R of narrow[r][p] · wide[r + tap][p]. U sums for each tap, since a multiplier

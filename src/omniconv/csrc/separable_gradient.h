@@ -49,15 +49,15 @@ struct SeparableGradient {
         channels{problem.groups, 1, 1},
         column_weights(passes.columns, channels, column),
         row_weights(passes.rows, channels, row) {
-    rows = passes.rows_at_once();
-    back_rows = down.stride == 1 ? rows : 1;
+    rows = least(passes.rows_ahead<LANE>(), down.narrow);
+    back_rows = down.stride == 1 ? passes.rows_at_once() : 1;
     const int64_t window = (span_of(down) + back_rows) / down.stride + 2;
     input_slots = least(passes.rows_met(rows), down.wide);
     between_slots = least(window + 2 * rows, down.narrow);
     chunk = passes.chunk<LANE>(input_slots + between_slots);
     chunks = ceil_div(along.narrow, chunk);
     group = LANE == Lane::COLUMNS ? 1
-                                  : passes.group(grad, channels, input_slots + between_slots, passes.chunk_width(chunk));
+                                  : passes.group(grad, channels, problem.batch, input_slots + between_slots, passes.chunk_width(chunk));
     const int64_t parts_wanted = ceil_div(SEPARABLE_PARTS, ceil_div(blocks(), group));
     // Of the rows between the passes, a band computes `window` that its neighbours compute too.
     bands = least(ceil_div(parts_wanted, most(problem.batch * chunks, 1)), most(down.narrow / (4 * window), 1));
@@ -174,6 +174,7 @@ struct SeparableGradient {
     Unit unit;
     int64_t first, blocks, ring_slot, apart;
     Lanes owns[MOST_GROUP];
+    Span framed{0, -1};
     // Of the block at hand: its number in the group, its weights and sums.
     int64_t block;
     const float *column_weights, *row_weights;
@@ -220,8 +221,9 @@ struct SeparableGradient {
     void compute(float* sums) {
       inputs.begin(of.input, unit.sample, owns, blocks, unit.input_columns, along.wide, true);
       grads.begin(of.grad, unit.sample, owns, blocks, unit.grad_columns, along.narrow, false);
-      for (int64_t row = 0; row < of.rows; ++row)
+      for (int64_t row = 0; framed != unit.reach && row < of.rows; ++row)
         inputs.frame(between + row * between_pitch, between_pitch, unit.reach, unit.reach.inside(along.wide));
+      framed = unit.reach;
       ring_slot = 0;
       const int64_t ends[] = {unit.narrow_rows.begin, unit.narrow_rows.end, unit.rows.end};
       int64_t row = unit.rows.begin, done = unit.wide_rows.begin;
@@ -268,9 +270,7 @@ struct SeparableGradient {
     void meet(int64_t row, int64_t some, bool owned) {
       const bool column = owned && of.wanted.column.data, along_columns = owned && of.wanted.row.data;
       if (along_columns)
-        passes.template sum_between<LANE>(
-            passes.list(inputs, met, column_weights, row, some), some,
-            inputs.at(block, unit.reach.inside(along.wide).begin), between, between_pitch, unit.reach);
+        passes.sum_between(inputs, met, column_weights, block, row, some, between, between_pitch, unit.reach);
       for (int64_t r = 0; owned && of.wanted.bias.data && r < some; ++r) {
         const float* from = grad_row(row + r) + (unit.narrow_columns.begin - unit.grad_columns.begin) * Own::PLACE;
         vec sum = load(of_bias);
@@ -279,7 +279,9 @@ struct SeparableGradient {
       }
       if (column || of.wanted.input.data) spread_along(row, some);
       if (along_columns) correlate_along(row, some);
-      if (column) correlate_down(row, some);
+      const int64_t tile = passes.rows_at_once();
+      for (int64_t done = 0; column && done < some; done += tile)
+        correlate_down(row + done, least(tile, some - done));
     }
 
     void correlate_along(int64_t row, int64_t some) {
@@ -381,9 +383,10 @@ struct SeparableGradient {
         T* to = static_cast<T*>(to_view.data) + unit.sample * to_view.batch + own.lowest * to_view.channel +
                 row * to_view.axis[1] + unit.wide_columns.begin * to_view.axis[2];
         const int64_t count = unit.wide_columns.count(), vectors = Own::vectors(count);
-        if (LANE == Lane::CHANNELS && sizeof(T) == sizeof(float) && to_view.channel == 1 && own.count == V) {
-          column_sums(some, columns, place, reinterpret_cast<float*>(to) + (some - 1) * to_view.axis[1], to_view.axis[2],
-                      -to_view.axis[1], vectors);
+        if (sizeof(T) == sizeof(float) && (LANE == Lane::COLUMNS || (to_view.channel == 1 && own.count == V))) {
+          column_sums(some, columns, place, reinterpret_cast<float*>(to) + (some - 1) * to_view.axis[1],
+                      LANE == Lane::COLUMNS ? V : to_view.axis[2], -to_view.axis[1], vectors,
+                      LANE == Lane::COLUMNS ? count - (vectors - 1) * V : V);
         } else {
           column_sums(some, columns, place, out + (some - 1) * ring_pitch, V, -ring_pitch, vectors);
           for (int64_t r = 0; r < some; ++r)

@@ -4,7 +4,6 @@
 // Channels meet no others: V of them, or one, go through both passes by themselves. The rows between the passes are
 // summed a few at a time into the L1 cache and read from there at once.
 #pragma once
-#include <cstdlib>
 
 #include "arena.h"
 #include "blocked_pack.h"
@@ -20,7 +19,7 @@ namespace {
 
 // Packed rows of one task, in the L2 cache.
 constexpr int64_t SEPARABLE_BYTES = 512 << 10;
-constexpr int64_t MOST_GROUP = 4;
+constexpr int64_t MOST_GROUP = 4, LEAST_TASKS = 8;
 
 // What the lanes of a vector are: V channels of one position, or V neighbouring columns of one channel. Rows of columns
 // need no transposing where columns lie side by side in memory, but each tap of the pass along them reads at another
@@ -110,6 +109,7 @@ struct Span {
   int64_t begin, end;
 
   int64_t count() const { return end - begin; }
+  bool operator!=(const Span& other) const { return begin != other.begin || end != other.end; }
   Span inside(int64_t size) const {
     const int64_t first = least(most(begin, 0), end);
     return {first, most(least(end, size), first)};
@@ -159,17 +159,17 @@ struct PackedRows {
   const View* view;
   const Lanes* lanes;  // of each block
   const T* from;
-  Span columns, filled;
-  int64_t blocks, next, slot;
+  Span columns, filled, framed{0, -1};
+  int64_t all, blocks, next, slot, base;
   int64_t place;  // floats between columns
-  bool direct;
+  int64_t direct;  // rows that are read where they stand
 
   static int64_t bytes(int64_t slots, int64_t width, int64_t group, int64_t all) {
     return lines(slots * group * Own::floats(width) * 4) + lines(all * 8);
   }
 
   PackedRows(int64_t slots, int64_t width, int64_t group, int64_t all, Arena& arena)
-      : slots(slots), group(group), pitch(Own::floats(width)) {
+      : slots(slots), group(group), pitch(Own::floats(width)), all(all) {
     packed = arena.take<float>(slots * group * pitch);
     rows = arena.take<const float*>(all);
   }
@@ -184,14 +184,20 @@ struct PackedRows {
     filled = span.inside(inside);
     from = static_cast<const T*>(of.data) + sample * of.batch + filled.begin * of.axis[2];
     next = slot = 0;
-    direct = in_place && LANE == Lane::CHANNELS && sizeof(T) == sizeof(float) && of.channel == 1 && own->count == V;
-    place = direct ? of.axis[2] : Own::PLACE;
-    for (int64_t row = 0; !direct && row < slots * blocks; ++row) frame(row_of(row / blocks, row % blocks), pitch, columns, filled);
+    base = LANE == Lane::COLUMNS ? own->lowest * of.channel : 0;
+    // A vector may reach from one row of columns into the next, but not behind the last of the tensor.
+    const bool stands = LANE == Lane::COLUMNS ? of.axis[1] >= inside && inside >= V : of.channel == 1 && own->count == V;
+    direct = in_place && sizeof(T) == sizeof(float) && stands ? all - (LANE == Lane::COLUMNS) : 0;
+    place = direct && LANE == Lane::CHANNELS ? of.axis[2] : Own::PLACE;
+    if (framed != columns) {
+      framed = columns;
+      for (int64_t row = 0; row < slots * group; ++row) frame(packed + row * pitch, pitch, columns, filled);
+    }
   }
 
   // From the start of a row to a column of a block.
   int64_t at(int64_t block, int64_t column) const {
-    return (direct ? lanes[block].lowest : block * pitch) + (column - columns.begin) * place;
+    return (direct && LANE == Lane::CHANNELS ? lanes[block].lowest : block * pitch) + (column - columns.begin) * place;
   }
   float* row_of(int64_t slot, int64_t block) const { return packed + (slot * group + block) * pitch; }
 
@@ -207,8 +213,8 @@ struct PackedRows {
   // Rows begin … end - 1 are met next, and none before them any more.
   void meet(const Span& met) {
     for (next = most(next, met.begin); next < met.end; ++next) {
-      if (direct) {
-        rows[next] = reinterpret_cast<const float*>(from) + next * view->axis[1];
+      if (next < direct) {
+        rows[next] = reinterpret_cast<const float*>(from) + next * view->axis[1] + base;
         continue;
       }
       rows[next] = row_of(slot, 0);
@@ -235,6 +241,12 @@ struct Passes {
   int64_t rows_at_once() const {
     return down.dilation == 1 ? least(ceil_div(down.taps, down.stride), ROWS_AT_ONCE) : 1;
   }
+  // Rows that are summed before they are read. A vector that was stored in two is read again only when both have left
+  // for the cache, and short rows are better gone through by many.
+  template <Lane LANE>
+  int64_t rows_ahead() const {
+    return LANE == Lane::COLUMNS ? 16 / rows_at_once() * rows_at_once() : rows_at_once();
+  }
   int64_t rows_met(int64_t rows) const { return span_of(down) + down.stride * (rows - 1); }
 
   // Columns of outputs that are computed together, of which a part meets inputs that its neighbours meet too. Rows of one
@@ -247,11 +259,13 @@ struct Passes {
     const int64_t chunks = ceil_div(along.narrow, most(outputs, LEAST_CHUNK));
     return ceil_div(along.narrow, chunks);
   }
-  // Blocks of channels side by side whose packed rows fit the cache together.
-  static int64_t group(const View& tensor, const Channels& channels, int64_t packed_rows, int64_t width) {
-    if (tensor.channel != 1 || channels.count() < V) return 1;
-    const int64_t fits = SEPARABLE_BYTES / (packed_rows * width * V * 4);
-    return least(least(fits >= 4 ? 4 : fits >= 2 ? 2 : 1, getenv("GR")?atoi(getenv("GR")):4), channels.blocks());
+  // Blocks of channels side by side that a task takes together, so that whole neighbouring cache lines are read: as many
+  // as the cache holds packed, where enough tasks are left.
+  static int64_t group(const View& tensor, const Channels& channels, int64_t batch, int64_t packed_rows, int64_t width) {
+    if (tensor.channel != 1) return 1;
+    const int64_t blocks = channels.blocks(), fits = SEPARABLE_BYTES / (packed_rows * width * V * 4);
+    const int64_t group = least(least(MOST_GROUP, fits), blocks * batch / LEAST_TASKS);
+    return group < 2 ? 1 : ceil_div(blocks, ceil_div(blocks, group));
   }
   int64_t chunk_width(int64_t chunk) const { return span_of(along) + along.stride * (chunk - 1); }
 
@@ -266,13 +280,19 @@ struct Passes {
     for (int64_t i = span.begin; i < span.end; ++i) met[i - span.begin] = inputs.rows[at + down.dilation * i];
     return {met, span.begin, span.end, inputs.vector(), weights, V, down.taps, down.stride};
   }
-  // The rows between the passes, within the columns of a reach; inputs stand from place `at` on.
-  template <Lane LANE>
-  void sum_between(const Columns& met, int64_t rows, int64_t at, float* between, int64_t pitch, const Span& reach) const {
+  // Rows between the passes from number `row` on, within the columns of a reach.
+  template <class T, Lane LANE>
+  void sum_between(PackedRows<T, LANE>& inputs, const float** met, const float* weights, int64_t block, int64_t row,
+                   int64_t rows, float* between, int64_t pitch, const Span& reach) const {
     const Span filled = reach.inside(along.wide);
+    const int64_t at = inputs.at(block, filled.begin), tile = rows_at_once();
     float* to = between + (filled.begin - reach.begin) * Lay<LANE>::PLACE;
-    column_sums(rows, met, at, to, V, pitch, Lay<LANE>::vectors(filled.count()));
-    // Behind a row of columns stand sums of zeros, and zero times infinity is none.
+    for (int64_t done = 0; done < rows; done += tile) {
+      const int64_t some = least(tile, rows - done);
+      column_sums(some, list(inputs, met, weights, row + done, some), at, to + done * pitch, V, pitch,
+                  Lay<LANE>::vectors(filled.count()));
+    }
+    // Behind a row of columns zeros must stand again.
     for (int64_t r = 0; LANE == Lane::COLUMNS && r < rows; ++r) store(to + r * pitch + filled.count(), vec{});
   }
 };

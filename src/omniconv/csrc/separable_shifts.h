@@ -25,10 +25,6 @@ constexpr int SHIFT_VECTORS = V == 16 ? 4 : 2, SHIFT_ROWS = V == 16 ? 2 : 4;
 // Fewer taps are not worth the shifting of their far sums.
 constexpr int64_t LEAST_HALVED = V == 16 ? 5 : INT64_MAX;
 
-OMNICONV_INLINE void put(float* to, vec value, int64_t lanes) {
-  lanes == V ? store(to, value) : store_first(to, value, lanes);
-}
-
 // NV vectors of R rows, the last with `last` lanes.
 template <int R, int NV>
 __attribute__((noinline)) void shift_tile(const Shifts& shifts, int64_t at, float* out, int64_t pitch, int64_t last) {

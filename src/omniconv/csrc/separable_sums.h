@@ -35,15 +35,14 @@ struct SeparableSums {
         column_weights(passes.columns, channels, column),
         row_weights(passes.rows, channels, row) {
     const Axis &down = passes.down, &along = passes.along;
-    rows = passes.rows_at_once();
+    rows = least(passes.rows_ahead<LANE>(), down.narrow);
     slots = least(passes.rows_met(rows), down.wide);
     chunk = passes.chunk<LANE>(slots);
     width = passes.chunk_width(chunk);
     const int64_t work = down.narrow * (Own::vectors(least(width, along.wide)) * (down.taps + 4) +
                                         Own::vectors(along.narrow) * (along.taps + 4));
-    const int64_t LB = getenv("LB") ? slots*atoi(getenv("LB"))/4 : slots;
-    group = LANE == Lane::COLUMNS ? 1 : passes.group(input, channels, slots, width);
-    split = Split::of(host, ceil_div(Own::blocks(channels), group), problem.batch, down.narrow, LB, ceil_div(along.narrow, chunk),
+    group = LANE == Lane::COLUMNS ? 1 : passes.group(input, channels, problem.batch, slots, width);
+    split = Split::of(host, ceil_div(Own::blocks(channels), group), problem.batch, down.narrow, slots, ceil_div(along.narrow, chunk),
                       work, output.channel == 1);
     split.band = ceil_div(ceil_div(down.narrow, ceil_div(down.narrow, split.band)), rows) * rows;
     split.bands = ceil_div(split.rows, split.band);
@@ -51,7 +50,7 @@ struct SeparableSums {
 
   int64_t scratch_bytes() const {
     return PackedRows<T, LANE>::bytes(slots, width, group, passes.down.wide) + column_weights.bytes() +
-           row_weights.bytes() + lines(2 * rows * Own::floats(width) * 4) + lines(rows * Own::floats(chunk) * 4) +
+           row_weights.bytes() + lines(rows * Own::floats(width) * 4) + lines(rows * Own::floats(chunk) * 4) +
            lines(passes.down.taps * 8);
   }
 
@@ -64,38 +63,30 @@ struct SeparableSums {
     PackedRows<T, LANE> inputs(slots, width, group, passes.down.wide, arena);
     typename PassWeights<LANE, Way::GATHER>::Packed down(column_weights, arena), along(row_weights, arena);
     const int64_t pitch = Own::floats(width);
-    float* between = arena.take<float>(2 * rows * pitch);
+    float* between = arena.take<float>(rows * pitch);
     float* sums = arena.take<float>(rows * Own::floats(chunk));
     const float** met = arena.take<const float*>(passes.down.taps);
 
     Task task;
+    int64_t framed = -1;
     while (dealer.deal(task)) {
       Lanes own[MOST_GROUP];
       const int64_t first = task.block * group, blocks = least(group, Own::blocks(channels) - first);
       for (int64_t block = 0; block < blocks; ++block) own[block] = Own::own(channels, first + block);
       const Span columns{task.chunk * chunk, least((task.chunk + 1) * chunk, passes.along.narrow)};
       const Span reach = met_by<Way::GATHER>(passes.along, columns), filled = reach.inside(passes.along.wide);
-      for (int64_t row = 0; row < 2 * rows; ++row) inputs.frame(between + row * pitch, pitch, reach, filled);
+      for (int64_t row = 0; framed != task.chunk && row < rows; ++row)
+        inputs.frame(between + row * pitch, pitch, reach, filled);
+      framed = task.chunk;
       inputs.begin(input, task.sample, own, blocks, filled, passes.along.wide, true);
       T* to = static_cast<T*>(output.data) + task.sample * output.batch + columns.begin * output.axis[2];
-
-      // A vector that was stored in two is read again only when both are in the cache: rows wait for those after them.
-      float *now = between, *before = between + rows * pitch;
-      for (int64_t row = task.first_row; row < task.end_row + rows; row += rows) {
+      for (int64_t row = task.first_row; row < task.end_row; row += rows) {
+        const int64_t some = least(rows, task.end_row - row);
         for (int64_t block = 0; block < blocks; ++block) {
-          const int64_t some = least(rows, task.end_row - row);
-          if (some > 0)
-            passes.sum_between<LANE>(passes.list(inputs, met, down.block(first + block), row, some), some,
-                                     inputs.at(block, filled.begin), now, pitch, reach);
-          const float* ready = LANE == Lane::COLUMNS ? before : now;
-          const int64_t place = LANE == Lane::COLUMNS ? row - rows : row;
-          if (place >= task.first_row && place < task.end_row)
-            sum_along(least(rows, task.end_row - place), ready, pitch, along.block(first + block), own[block], columns,
-                      to + own[block].lowest * output.channel + place * output.axis[1], sums);
+          passes.sum_between(inputs, met, down.block(first + block), block, row, some, between, pitch, reach);
+          sum_along(some, between, pitch, along.block(first + block), own[block], columns,
+                    to + own[block].lowest * output.channel + row * output.axis[1], sums);
         }
-        float* other = now;
-        now = before;
-        before = other;
       }
     }
   }

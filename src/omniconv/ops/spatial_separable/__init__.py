@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omniconv.core.choose import needs_even_zeros
+from omniconv.core.choose import needs_even_zeros, needs_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -53,6 +53,15 @@ def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     return problem.stride, problem.flat_pads(in_size), problem.dilation, problem.groups, problem.padding_mode
 
 
+def _native_refuses(problem: ConvProblem) -> str | None:
+    if problem.dim != 2:
+        return f"it makes two passes in one, and there are {problem.dim}."
+    channels = problem.in_channels
+    if (channels, channels, channels) != (problem.number("mid"), problem.out_channels, problem.groups):
+        return "the channels are mixed or multiplied, which needs all of the first pass before the second."
+    return needs_zeros(problem)
+
+
 FAMILY = Family(
     name="spatial_separable",
     formula="y[n,o,p] = b[o] + Σ_m Σ_k₂ R[o,m,k₂] Σ_c Σ_k₁ C[m,c,k₁] x[n, c, s·p + d·(k₁,k₂) − pad]",
@@ -73,6 +82,12 @@ FAMILY = Family(
         ),
     ),
     kernels=(
+        Kernel(
+            "native",
+            "depthwise, both passes in one on a kernel of our own.",
+            module="cpu",
+            refuse=_native_refuses,
+        ),
         Kernel("direct", "one ATen convolution per axis.", refuse=needs_even_zeros),
         Kernel("padded", "the axis of each pass padded first, then one ATen convolution per axis."),
     ),

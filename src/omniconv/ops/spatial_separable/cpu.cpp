@@ -25,7 +25,7 @@ struct Call {
     const int64_t groups = reader.number(), channels = input.sizes[1];
     STD_TORCH_CHECK(reader.number() == 0, "`padding_mode` must be zeros");
     reader.end();
-    STD_TORCH_CHECK(groups == channels, "`groups` must be the channels: each is convolved by itself");
+    STD_TORCH_CHECK(channels >= 1 && groups == channels, "`groups` must be the channels: each is convolved by itself");
     const int64_t down = column_weight.sizes[2], along = row_weight.sizes[3];
     const int64_t columns[] = {channels, 1, down, 1}, rows[] = {channels, 1, 1, along};
     check("column_weight", column_weight_, input, columns, 4);
@@ -62,8 +62,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor 
   check("grad", grad, call.input, call.output, 4);
   STD_TORCH_CHECK(!(wanted & 2), "`wanted` asks for the gradient of a depth weight that is not there");
   STD_TORCH_CHECK(bias || !(wanted & 16), "`wanted` asks for the gradient of a bias that is not there");
-  const Tensor none = nothing(call.input);
-  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gradients(none, none, none, none, none);
+  const auto none = [&] { return nothing(call.input); };
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gradients(none(), none(), none(), none(), none());
   auto& [of_input, of_depth, of_column, of_row, of_bias] = gradients;
   SeparableGradients to{};
   if (wanted & 1) {
