@@ -12,11 +12,17 @@ PEERS := jax onnx onnxruntime openvino
 READY := .venv/.ready
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: help demo test check bench format clean
+# The kernels by themselves under sanitizers, for every instruction set of this kind of processor.
+SANITIZED := build/sanitize
+SANITIZERS := -std=c++17 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Isrc/omniconv/csrc
+ISAS := $(if $(filter x86_64 amd64,$(shell uname -m)),v2 v3 v4,base)
+GEOMETRIES := 40000
+
+.PHONY: help demo test test-isa test-large sanitize check bench format clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | \
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | \
 	  awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo "The first of them creates .venv with the versions in constraints.txt. pip's own variables choose where they"
@@ -37,6 +43,34 @@ demo: $(READY)  ## compare every family at one position, then run a trained netw
 
 test: $(READY)  ## run all tests on every core
 	$(BIN)/pytest -q -n auto
+
+test-isa: $(READY)  ## run the tests of compiled kernels once for each instruction set that this machine has, and without any
+	@for isa in $(ISAS); do \
+	  OMNICONV_ISA=$$isa $(BIN)/python -c "import omniconv.core.register" 2>/dev/null || continue; \
+	  echo "OMNICONV_ISA=$$isa"; \
+	  OMNICONV_ISA=$$isa $(BIN)/pytest -q -n auto tests/contract tests/core tests/families -k "native or families" || exit 1; \
+	done
+	OMNICONV_NATIVE=0 $(BIN)/pytest -q -n auto
+
+test-large: $(READY)  ## compute on tensors of more than 2^31 elements; takes 10 GB of memory
+	$(BIN)/pytest -q -x -m large tests
+
+$(SANITIZED)/kernels_%.o: $(wildcard src/omniconv/csrc/*.h) src/omniconv/csrc/kernels.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(SANITIZERS) -O1 $(if $(filter v%,$*),-march=x86-64-$*) -DOMNICONV_ISA=$* -c src/omniconv/csrc/kernels.cpp -o $@
+
+$(SANITIZED)/driver: $(wildcard tests/native/*) $(ISAS:%=$(SANITIZED)/kernels_%.o)
+	$(CXX) -std=c++17 -O2 -Isrc/omniconv/csrc -c tests/native/plain_loops.cpp -o $(SANITIZED)/plain_loops.o
+	$(CXX) $(SANITIZERS) -O1 tests/native/sanitize.cpp $(SANITIZED)/*.o -lpthread -o $@
+
+sanitize:  ## run the kernels of each instruction set on random geometries under sanitizers; about five minutes
+	@$(MAKE) --no-print-directory -j 2 $(SANITIZED)/driver
+	@for isa in $$($(SANITIZED)/driver); do \
+	  for fault in answers reads writes overflows; do \
+	    if $(SANITIZED)/driver $$isa 9 0 $$fault >/dev/null 2>&1; then echo "$$fault: not seen"; exit 1; fi; \
+	  done; \
+	  $(SANITIZED)/driver $$isa $(GEOMETRIES) || exit 1; \
+	done
 
 check: $(READY)  ## lint, format, types, import rules, links in the documents
 	$(BIN)/ruff check

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import ctypes
 import random
+import warnings
 
 import hypothesis
 import pytest
 import torch
 
-from omniconv.core import library, register  # noqa: F401  # the second loads the first
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)  # of a library that is missing: pytest_configure refuses to go on
+    from omniconv.core import library, register  # noqa: F401  # the second loads the first
 
 pytest_plugins = ["contract.report"]
 

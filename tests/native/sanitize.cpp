@@ -5,8 +5,9 @@
 // stretch of the heap of just its size, so that a sanitizer sees one element read or written beyond it. A new entry of
 // `Kernels` is a function of a Trial and a row of ENTRIES.
 //
-//   sanitize                      prints the instruction sets of this processor
-//   sanitize ISA COUNT [FIRST]    runs the geometries FIRST … FIRST + COUNT - 1
+//   sanitize                             prints the instruction sets of this processor
+//   sanitize ISA COUNT [FIRST [FAULT]]   runs the geometries FIRST … FIRST + COUNT - 1; with a fault, kernels of which
+//                                        one is wrong: an answer, or memory, or arithmetic, which must not pass
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -87,7 +88,8 @@ struct Trial {
   void answer(const char* what, int64_t at, double got, double right) {
     ++answers;
     if (got == right) return;
-    if (!wrong++) std::printf("%s %lld is %g and must be %g: %s\n", what, static_cast<long long>(at), got, right, now.c_str());
+    if (!wrong++)
+      std::printf("%s %lld is %.9g and must be %.9g: %s\n", what, static_cast<long long>(at), got, right, now.c_str());
   }
 
   void answers_in(const char* what, const Memory& memory, const std::vector<double>& right) {
@@ -148,6 +150,40 @@ std::vector<const Kernels*> able() {
 #endif
 }
 
+// Kernels that do something wrong once the right ones are done.
+const Kernels* right;
+volatile int64_t sink, largest = INT64_MAX;
+
+template <void (*wrong)(const View& output, const Host& host)>
+void sums_then(const Problem& problem, bool scatter, const View& input, const View& output, const Weights& weights,
+               const void* bias, const Host& host) {
+  right->sums(problem, scatter, input, output, weights, bias, host);
+  if (problem.batch) wrong(output, host);
+}
+
+void answers(const View& output, const Host&) { static_cast<char*>(output.data)[0] ^= 1; }
+void reads(const View&, const Host& host) { sink = static_cast<char*>(host.scratch(192))[192]; }
+void writes(const View& output, const Host&) { static_cast<char*>(output.data)[-1] = 0; }
+void overflows(const View&, const Host&) { sink = largest + 1; }
+
+struct Fault {
+  const char* name;
+  decltype(Kernels::sums) sums;
+};
+
+constexpr Fault FAULTS[] = {{"answers", sums_then<answers>},
+                            {"reads", sums_then<reads>},
+                            {"writes", sums_then<writes>},
+                            {"overflows", sums_then<overflows>}};
+
+Kernels with_fault(const Kernels& kernels, const std::string& name) {
+  Kernels wrong = kernels;
+  right = &kernels;
+  for (const Fault& fault : FAULTS)
+    if (name == fault.name) wrong.sums = fault.sums;
+  return wrong;
+}
+
 int run(const Kernels& kernels, int64_t count, int64_t first) {
   std::signal(SIGABRT, say_now);
   int64_t answers = 0, wrong = 0, calls = 0;
@@ -177,7 +213,8 @@ int main(int count, char** arguments) {
   for (const omniconv::Kernels* kernels : omniconv::able()) {
     if (count == 1) std::puts(kernels->isa);
     if (count > 2 && wanted == kernels->isa)
-      return omniconv::run(*kernels, std::atoll(arguments[2]), count > 3 ? std::atoll(arguments[3]) : 0);
+      return omniconv::run(omniconv::with_fault(*kernels, count > 4 ? arguments[4] : ""), std::atoll(arguments[2]),
+                           count > 3 ? std::atoll(arguments[3]) : 0);
   }
   return count == 1 ? 0 : 2;
 }
