@@ -135,9 +135,9 @@ def test_memory_is_named_where_it_bounds(machine, clock):
 def test_a_wrong_kernel_is_not_timed(call, machine, clock, monkeypatch):
     function, operator = register._KERNELS["conv", "direct"]
     compiled = register._NATIVE["conv", "native"]
-    raw = compiled.raw
+    right = compiled.call
     monkeypatch.setitem(register._KERNELS, ("conv", "direct"), (lambda *a: function(*a) * 1.001, operator))
-    monkeypatch.setattr(compiled, "raw", lambda *a: raw(*a) * 1.001)
+    monkeypatch.setattr(compiled, "call", lambda *a: right(*a) * 1.001)
     result = call("compare 4 8 6 --only grouped,transposed --heads 2 --time --json")
     assert result.exit_code == 3
     assert "differs from the formula" in result.stderr

@@ -131,14 +131,13 @@ struct DirectSums {
     const int64_t low = least(steps.at, other), high = most(steps.at, other);
     const int64_t first = least(low < 0 ? ceil_div(-low, step) : 0, count);
     const int64_t end = most(least(high > last ? 0 : (last - high) / step + 1, count), first);
-    for (int64_t t = 0; t < first; ++t) sum_one(walk, steps.at + step * t, last, to + t * walk.out_step);
+    for (int64_t t = 0; t < first; ++t) sum_one(walk, steps.at + step * t, steps.hop, last, to + t * walk.out_step);
     gather_row(walk, tiles_for(walk), (steps.at + step * first) * column, to + first * walk.out_step, end - first);
-    for (int64_t t = end; t < count; ++t) sum_one(walk, steps.at + step * t, last, to + t * walk.out_step);
+    for (int64_t t = end; t < count; ++t) sum_one(walk, steps.at + step * t, steps.hop, last, to + t * walk.out_step);
   }
 
   // One output that some taps of each row, at either end, meet outside the input.
-  void sum_one(Walk walk, int64_t at, int64_t last, float* to) const {
-    const int64_t hop = walk.hop / walk.column;
+  void sum_one(Walk walk, int64_t at, int64_t hop, int64_t last, float* to) const {
     int64_t begin = 0;
     while (begin < walk.taps && (at < 0 || at > last)) at += hop, ++begin;
     while (begin < walk.taps && (at + hop * (walk.taps - begin - 1) < 0 || at + hop * (walk.taps - begin - 1) > last))

@@ -31,7 +31,8 @@ struct Depth {
 template <class T>
 struct ThreePlanes {
   const T* input;    // of the first channel, at depth 0
-  const T* weights;  // of the first channel, at depth 0; T × 3 × 3
+  const Weights* weights;
+  int64_t first_weight;  // of the first channel, at depth 0; T × 3 × 3
   const Depth* depths;
   int64_t depth_count, variants;
   int64_t input_variant, weight_variant;
@@ -121,6 +122,12 @@ OMNICONV_INLINE void three_columns(vec (&columns)[3][NV], const T* at, const Ins
     columns[2][v] = __builtin_shuffle(columns[0][v], v + 1 < NV ? columns[0][v + 1 < NV ? v + 1 : 0] : next, behind);
 }
 
+// The weights of a bf16 tensor may be float: those of a softmax are.
+template <class T>
+OMNICONV_INLINE float weight_at(const Weights& weights, int64_t offset) {
+  return sizeof(T) == sizeof(float) ? static_cast<const float*>(weights.data)[offset] : weights.at(offset);
+}
+
 // R rows of NV vectors; `row` is the first row of inputs.
 template <class T, int S, int R, int NV, bool INNER = false>
 __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const Strip& strip, int64_t row, float start,
@@ -134,14 +141,14 @@ __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const St
     for (int v = 0; v < NV; ++v) sum[j][v] = everywhere(start);
   for (const Depth *depth = planes.depths, *end = depth + planes.depth_count; depth < end; ++depth) {
     const T* input = planes.input + depth->input + strip.input;
-    const T* weights = planes.weights + depth->weights;
+    int64_t first = planes.first_weight + depth->weights;
     for (int64_t variant = 0; variant < planes.variants; ++variant) {
       vec weight[3][3];
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i)
 #pragma GCC unroll 3
         for (int k = 0; k < 3; ++k)
-          weight[i][k] = held(everywhere(widen(weights[planes.backwards ? 8 - 3 * i - k : 3 * i + k])));
+          weight[i][k] = held(everywhere(weight_at<T>(*planes.weights, first + (planes.backwards ? 8 - 3 * i - k : 3 * i + k))));
 #pragma GCC unroll 32
       for (int i = 0; i < S * (R - 1) + 3; ++i) {
         const int64_t at = row + i;
@@ -161,7 +168,7 @@ __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const St
               if (i - S * j >= 0 && i - S * j < 3) sum[j][v] += weight[i - S * j][k] * columns[k][v];
       }
       input += planes.input_variant;
-      weights += planes.weight_variant;
+      first += planes.weight_variant;
     }
   }
 #pragma GCC unroll 16
@@ -282,6 +289,7 @@ struct ThreeSums {
     list_strips(strips);
     ThreePlanes<T> planes;
     planes.depths = depths;
+    planes.weights = &weights;
     planes.variants = variants;
     planes.input_variant = input.channel;
     planes.weight_variant = WAY == Way::GATHER ? weights.wide : weights.narrow;
@@ -307,8 +315,7 @@ struct ThreeSums {
           const int64_t from = WAY == Way::GATHER ? step * row - before : row + before - 2;
           for (int64_t channel = 0; channel < outputs; ++channel) {
             const int64_t whole = group * outputs + channel;
-            planes.weights = static_cast<const T*>(weights.data) + weights.head(group) * weights.group +
-                             channel * own_weight;
+            planes.first_weight = weights.head(group) * weights.group + channel * own_weight;
             T* to = static_cast<T*>(output.data) + task.sample * output.batch + whole * output.channel +
                     depth * output.axis[0] + row * output.axis[1];
             const float start = bias ? widen(bias[whole]) : 0;
