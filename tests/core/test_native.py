@@ -15,6 +15,7 @@ from contract.problems import COMPILED, covering, each, first_of_each_kernel, ha
 from contract.test_determinism import large
 from contract.test_gradients import gradients
 from omniconv.core.library import absent
+from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan
 
 pytestmark = pytest.mark.skipif(bool(absent()), reason=absent())
@@ -118,3 +119,17 @@ def test_a_call_after_a_refusal_is_right(case):
         with pytest.raises(RuntimeError):
             native.raw(*tensors, wrong)
         assert torch.equal(native.raw(*tensors, flat), want)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("conv:n1_c4_o8_i9x9_k3x3_g4_pad1_b", "ConvolutionOverrideableBackward0"),
+        ("conv:n1_c4_o4_i9_k4_g4_padcausal", "_RecordedBackward"),
+        ("transposed:n1_c4_o4_i5x5_k4x4_s2x2_g4_pad1_t", "ConvolutionOverrideableBackward0"),
+    ],
+)
+def test_torch_differentiates_what_it_has_formulas_for(text, name):
+    problem = ConvProblem.parse(text)
+    tensors = [t if t is None else t.requires_grad_() for t in halves(problem, torch.float32)]
+    assert type(Plan(problem)(*tensors).grad_fn).__name__ == name

@@ -165,7 +165,7 @@ def test_a_plan_hears_a_listener_with_the_size_of_its_input():
 def test_what_a_kernel_calls_is_not_heard(compiled):
     seen, plan, (x, weight, bias) = [], plan_of(), tensors()
     kernel = SimpleNamespace(flat=SimpleNamespace(pack=tuple), takes=lambda tensor: compiled)
-    kernel.eager = lambda run, tensors, flat: OF.conv2d(run(*tensors, *flat), torch.ones(1, 6, 1, 1))
+    kernel.eager = lambda run, tensors, flat, _: OF.conv2d(run(*tensors, *flat), torch.ones(1, 6, 1, 1))
     run = plan._run
     plan._native = kernel
     if not compiled:

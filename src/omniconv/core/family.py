@@ -83,12 +83,18 @@ def takes_all(problem: ConvProblem) -> str | None:
     return None
 
 
+def no_convolution(*numbers: Any) -> tuple[Any, ...] | None:
+    """The ``overrideable`` of a kernel whose gradients torch has no formula for."""
+    return None
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute a family: the function ``name`` in the folder's ``module``; ``cpu`` is the compiled library.
 
     ``refuse`` returns None, or one sentence saying why this kernel cannot take a problem. ``words`` are the texts that
-    a compiled kernel knows, in the order of its numbers for them.
+    a compiled kernel knows, in the order of its numbers for them. ``overrideable`` returns what
+    ``aten::convolution_overrideable`` takes behind its tensors to compute the same, or None.
     """
 
     name: str
@@ -96,6 +102,7 @@ class Kernel:
     module: str = "aten"
     refuse: Callable[[ConvProblem], str | None] = takes_all
     words: tuple[str, ...] = ("zeros",)
+    overrideable: Callable[..., tuple[Any, ...] | None] = no_convolution
 
     @property
     def compiled(self) -> bool:

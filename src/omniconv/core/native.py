@@ -10,6 +10,9 @@ They take the tensors of the schema and its other arguments as one list of integ
 takes the gradient of the output first, and last the number ``wanted``: bit i asks for the gradient of tensor i. It
 returns one tensor for each, of no elements where none was asked.
 
+Where autograd records and ``aten::convolution_overrideable`` means the same, eager code calls that: the library fills
+it in, and torch differentiates it without Python.
+
 Gradients of gradients, the transforms of ``torch.func`` and tensors other than torch's own go through a kernel of the
 family that is made of ATen calls: its ``portable`` one.
 """
@@ -32,6 +35,7 @@ TYPES = frozenset({torch.float32, torch.bfloat16})
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 # Names of torch's own that are not promised to stay: found here at import, so that their absence fails at once.
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+OVERRIDEABLE = torch.ops.aten.convolution_overrideable.default._op  # noqa: SLF001
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 
 
@@ -91,11 +95,19 @@ class Native:
         """Whether the library has kernels for the type and the place of ``input``."""
         return input.dtype in TYPES and input.is_cpu
 
-    def eager(self, portable: Function, tensors: Sequence[Tensor | None], flat: tuple[int, ...]) -> Tensor:
+    def eager(
+        self,
+        portable: Function,
+        tensors: Sequence[Tensor | None],
+        flat: tuple[int, ...],
+        overrideable: tuple[Any, ...] | None,
+    ) -> Tensor:
         """Compute; where a gradient may be asked for later, so that the library computes that too."""
         if torch.is_grad_enabled():
             for tensor in tensors:
                 if tensor is not None and tensor.requires_grad:
+                    if overrideable is not None:
+                        return OVERRIDEABLE(*tensors, *overrideable)
                     return _Recorded.apply((self, portable, flat), *tensors)
         return self.call(*tensors, flat)
 

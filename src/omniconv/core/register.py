@@ -65,7 +65,10 @@ class Plan:
             self._dims = problem.dim + 2
             self._channels = problem.in_channels
             self._shapes = tuple(self.family.tensors(problem).values())
-            self._flat = None if self._numbers is None else self._native.flat.pack(self._numbers)
+            self._flat = self._overrideable = None
+            if self._numbers is not None:
+                self._flat = self._native.flat.pack(self._numbers)
+                self._overrideable = self.choice.kernel.overrideable(*self._numbers)
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
         return Plan, (self.problem,)
@@ -73,7 +76,7 @@ class Plan:
     def __call__(self, *tensors: Tensor | None) -> Tensor:
         if self._native is not None and self._direct(tensors):
             try:
-                return self._native.eager(self._run, tensors, self._flat or self._packed(tensors))
+                return self._native.eager(self._run, tensors, self._flat or self._packed(tensors), self._overrideable)
             except (RuntimeError, TypeError):
                 self._check(tensors)  # says what is wrong better than a kernel can
                 raise
@@ -142,7 +145,7 @@ class Plan:
             narrow: tuple[Any, ...] = lowered(tensors)
             if native.takes(narrow[0]):
                 if plain(narrow):
-                    return native.eager(self._run, narrow, self._packed(tensors))
+                    return native.eager(self._run, narrow, self._packed(tensors), self._overrideable)
                 if compiling and not transforming():
                     return native.operator(*narrow, self._packed(tensors))
         return (self._operator if compiling else self._run)(*tensors, *self._arguments(tensors))

@@ -23,6 +23,16 @@ void weight_gradient(const Bound& bound, const Tensor& wide, const Tensor& narro
 // The sums over samples and positions of each channel: the gradient of a bias.
 Tensor channel_totals(const Tensor& tensor, const Seen& like);
 
+// The families that torch's autograd has formulas for, as ops/*/cpu.cpp compute them; bit i of `wanted` asks for the
+// gradient of the input, the weight and the bias.
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+Tensor conv(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, const Numbers& numbers);
+Gradients conv_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                         const Numbers& numbers, int64_t wanted);
+Tensor transposed(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, const Numbers& numbers);
+Gradients transposed_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                               const Numbers& numbers, int64_t wanted);
+
 int64_t taps_of(const Problem& problem);  // all axes together
 
 }  // namespace omniconv

@@ -77,6 +77,12 @@ def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     return problem.stride, problem.flat_pads(in_size), problem.dilation, problem.groups, problem.padding_mode
 
 
+def _overrideable(stride: Any, padding: Any, dilation: Any, groups: Any, mode: str) -> tuple[Any, ...] | None:
+    if padding[::2] != padding[1::2]:
+        return None
+    return stride, padding[::2], dilation, False, (0,) * len(stride), groups
+
+
 FAMILY = Family(
     name="conv",
     formula="y[n,o,p] = b[o] + Σ_c Σ_k W[o,c,k] x[n, c, s·p + d·k − pad],  c in the group of o",
@@ -134,7 +140,13 @@ FAMILY = Family(
         ),
     ),
     kernels=(
-        Kernel("native", "depthwise and grouped, on kernels of our own.", module="cpu", refuse=_native_refuses),
+        Kernel(
+            "native",
+            "depthwise and grouped, on kernels of our own.",
+            module="cpu",
+            refuse=_native_refuses,
+            overrideable=_overrideable,
+        ),
         Kernel("direct", "ATen's convolution as it lies.", refuse=needs_even_zeros),
         Kernel("padded", "the input padded first, then ATen's convolution without padding."),
     ),

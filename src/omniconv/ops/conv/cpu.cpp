@@ -43,17 +43,18 @@ struct Call {
   }
 };
 
-Tensor forward(Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers) {
+}  // namespace
+
+Tensor conv(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, const Numbers& numbers) {
   const Call call(input, weight, bias, numbers);
   return sums(call.bound, false, input, call.output, call.input, bias);
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers,
-                                            int64_t wanted) {
+Gradients conv_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                         const Numbers& numbers, int64_t wanted) {
   const Call call(input, weight, bias, numbers);
   check("grad", grad, call.input, call.output, call.input.dim);
-  STD_TORCH_CHECK(bias || !(wanted & 4), "`wanted` asks for the gradient of a bias that is not there");
-  std::tuple<Tensor, Tensor, Tensor> gradients(nothing(call.input), nothing(call.input), nothing(call.input));
+  Gradients gradients(nothing(call.input), nothing(call.input), nothing(call.input));
   auto& [of_input, of_weight, of_bias] = gradients;
   if (wanted & 1) of_input = sums(call.bound, true, grad, call.input.sizes, call.input, {});
   if (wanted & 2) {
@@ -66,6 +67,17 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor we
     of_bias = channel_totals(grad, call.input);
   }
   return gradients;
+}
+
+namespace {
+
+Tensor forward(Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers) {
+  return conv(input, weight, bias, numbers);
+}
+
+Gradients backward(Tensor grad, Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers, int64_t wanted) {
+  STD_TORCH_CHECK(bias || !(wanted & 4), "`wanted` asks for the gradient of a bias that is not there");
+  return conv_gradients(grad, input, weight, bias, numbers, wanted);
 }
 
 }  // namespace

@@ -81,6 +81,12 @@ def numbers(problem: ConvProblem, in_size: tuple[int, ...]) -> tuple[Any, ...]:
     return problem.stride, problem.flat_pads(), problem.appended, problem.dilation, problem.groups
 
 
+def _overrideable(stride: Any, crop: Any, appended: Any, dilation: Any, groups: Any) -> tuple[Any, ...] | None:
+    if crop[::2] != crop[1::2] or any(more >= max(s, d) for more, s, d in zip(appended, stride, dilation, strict=True)):
+        return None
+    return stride, crop[::2], dilation, True, appended, groups
+
+
 FAMILY = Family(
     name="transposed",
     formula="y[n, o, s·i + d·k − pad] += Σ_c W[c,o,k] x[n,c,i],  then + b[o],  o in the group of c",
@@ -102,7 +108,13 @@ FAMILY = Family(
         ),
     ),
     kernels=(
-        Kernel("native", "depthwise and grouped, on kernels of our own.", module="cpu", refuse=wide_groups),
+        Kernel(
+            "native",
+            "depthwise and grouped, on kernels of our own.",
+            module="cpu",
+            refuse=wide_groups,
+            overrideable=_overrideable,
+        ),
         Kernel("direct", "ATen's transposed convolution as it lies.", refuse=_direct_refuses),
         Kernel("cropped", "ATen's transposed convolution, then the rest of the crop cut away."),
     ),

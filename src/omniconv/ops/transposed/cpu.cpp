@@ -47,17 +47,18 @@ struct Call {
   }
 };
 
-Tensor forward(Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers) {
+}  // namespace
+
+Tensor transposed(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, const Numbers& numbers) {
   const Call call(input, weight, bias, numbers);
   return sums(call.bound, true, input, call.output, call.input, bias);
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers,
-                                            int64_t wanted) {
+Gradients transposed_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                               const Numbers& numbers, int64_t wanted) {
   const Call call(input, weight, bias, numbers);
   check("grad", grad, call.input, call.output, call.input.dim);
-  STD_TORCH_CHECK(bias || !(wanted & 4), "`wanted` asks for the gradient of a bias that is not there");
-  std::tuple<Tensor, Tensor, Tensor> gradients(nothing(call.input), nothing(call.input), nothing(call.input));
+  Gradients gradients(nothing(call.input), nothing(call.input), nothing(call.input));
   auto& [of_input, of_weight, of_bias] = gradients;
   if (wanted & 1) of_input = sums(call.bound, false, grad, call.input.sizes, call.input, {});
   if (wanted & 2) {
@@ -68,6 +69,17 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor we
   }
   if (wanted & 4) of_bias = channel_totals(grad, call.input);
   return gradients;
+}
+
+namespace {
+
+Tensor forward(Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers) {
+  return transposed(input, weight, bias, numbers);
+}
+
+Gradients backward(Tensor grad, Tensor input, Tensor weight, MaybeTensor bias, Numbers numbers, int64_t wanted) {
+  STD_TORCH_CHECK(bias || !(wanted & 4), "`wanted` asks for the gradient of a bias that is not there");
+  return transposed_gradients(grad, input, weight, bias, numbers, wanted);
 }
 
 }  // namespace
