@@ -53,16 +53,16 @@ OMNICONV_INLINE void pack_shuffled(float* block, const T* from, int64_t step, in
     for (int64_t p = 0; p < count; ++p) block[p * V + lane] = 0;
 }
 
-// Positions side by side in memory: V of them of V channels are loaded and transposed.
+// block[p * V + lane] = from[at[lane] + p], zeros in lanes from `lanes` on: V positions of V lanes are loaded and transposed.
 template <class T>
-OMNICONV_INLINE void pack_transposed(float* block, const T* from, int64_t channel, int64_t count, const Lanes& lanes) {
+OMNICONV_INLINE void pack_transposed(float* block, const T* from, const int64_t (&at)[V], int64_t count, int64_t lanes) {
   for (int64_t p = 0; p < count; p += V) {
     const int64_t some = count - p < V ? count - p : V;
     vec rows[V];
 #pragma GCC unroll 16
     for (int lane = 0; lane < V; ++lane) {
-      const T* at = from + lanes.channel[lane] * channel + p;
-      rows[lane] = lane >= lanes.count ? vec{} : some == V ? load(at) : load_first(at, some);
+      const T* own = from + at[lane] + p;
+      rows[lane] = lane >= lanes ? vec{} : some == V ? load(own) : load_first(own, some);
     }
     transpose(rows);
     if (some == V) {
@@ -86,7 +86,9 @@ void pack_row(float* block, const T* from, int64_t channel, int64_t step, int64_
   } else if (channel == 1 && lanes.span <= 2 * V) {
     pack_shuffled(block, from, step, count, lanes);
   } else if (step == 1) {
-    pack_transposed(block, from, channel, count, lanes);
+    int64_t at[V];
+    for (int lane = 0; lane < V; ++lane) at[lane] = lanes.channel[lane] * channel;
+    pack_transposed(block, from, at, count, lanes.count);
   } else {
     for (int64_t p = 0; p < count; ++p)
       for (int64_t lane = 0; lane < V; ++lane)

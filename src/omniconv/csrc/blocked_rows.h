@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One row of positions, each a vector over V channels: the products of a convolution, and those of its weight gradient.
 //
-// Every factor is read from the L1 cache as the memory operand of a multiply-add. A core that loads two vectors a cycle
-// keeps its two multipliers at 90 % that way whatever the kernel size, stride and dilation, so there is one loop for
-// all of them; taps that meet only padding are left out by the caller, who lists the rows.
+// Taps side by side share the inputs that they slide over; other taps read theirs as the memory operand of a
+// multiply-add, which a core that loads two vectors a cycle keeps up with. Rows that lie in padding are left out by the
+// caller, who lists the rows, and columns that do by the tiles at the edge.
 #pragma once
 
 #include "simd.h"
@@ -12,181 +12,178 @@ namespace omniconv {
 namespace {
 
 // A row of inputs and the weights of its taps: taps * V floats.
-struct TapRow {
-  const float* input;
+template <class T>
+struct TapRowOf {
+  const T* input;
   const float* weights;
 };
+using TapRow = TapRowOf<float>;
 
-// How a tile of outputs is summed; distances in floats.
-struct Walk {
-  const TapRow* rows;
+// How a tile of outputs is summed; distances in elements.
+template <class T>
+struct WalkOf {
+  const TapRowOf<T>* rows;
   int64_t count;
   int64_t taps;
   int64_t column, step, hop;  // between inputs side by side, those of two outputs, and those of two taps
   int64_t out_step;           // between two outputs
   // The same for several blocks of channels, V apart but for the last, which begins at last_lane.
   int64_t blocks, last_lane, weights_step;
-  const float* bias;
-  int64_t bias_step;  // 0 where all blocks have the same
+  const T* bias;
+  int64_t bias_step;                 // 0 where all blocks have the same
+  uint64_t last = uint64_t(-1) / 2;  // inputs at 0 … last lie in the row; taps skip others
 
   int64_t lane(int64_t block) const { return block + 1 < blocks ? block * V : last_lane; }
   bool slides() const { return hop == column || hop == -column; }
-};
 
-// at, weights_at: of the tile's first output, added to every row.
-template <int T, int STEP>
-OMNICONV_INLINE void gather_tile(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
+  // Whether all taps of `outputs` outputs from the one at `at` on lie in the row.
+  bool inside(int64_t at, int64_t outputs) const {
+    const int64_t reach = hop * (taps - 1), end = at + step * (outputs - 1);
+    return uint64_t(reach < 0 ? at + reach : at) <= last && uint64_t(reach < 0 ? end : end + reach) <= last;
+  }
+};
+using Walk = WalkOf<float>;
+
+// at: of the tile's first output, added to every row. EDGE: some taps lie outside the row.
+template <class T, int TILE, bool EDGE, int STEP>
+void gather_tile(const WalkOf<T>& walk, int64_t at, T* out) {
   const int64_t step = STEP ? STEP : walk.step;
   for (int64_t block = 0; block < walk.blocks; ++block) {
     const int64_t lane = walk.lane(block);
-    vec sum[T];
+    vec sum[TILE];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) sum[t] = load(walk.bias + lane * walk.bias_step);
+    for (int t = 0; t < TILE; ++t) sum[t] = load_lanes(walk.bias + lane * walk.bias_step);
     for (int64_t row = 0; row < walk.count; ++row) {
-      const float* input = walk.rows[row].input + at + lane;
-      const float* weights = walk.rows[row].weights + weights_at + block * walk.weights_step;
-      for (int64_t tap = 0; tap < walk.taps; ++tap, input += walk.hop, weights += V) {
+      const T* input = walk.rows[row].input + at + lane;
+      const float* weights = walk.rows[row].weights + block * walk.weights_step;
+      int64_t place = at;
+      for (int64_t tap = 0; tap < walk.taps; ++tap, input += walk.hop, place += walk.hop, weights += V) {
         const vec weight = load(weights);
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) sum[t] += weight * load(input + t * step);
+        for (int t = 0; t < TILE; ++t)
+          if (!EDGE || uint64_t(place + t * step) <= walk.last) sum[t] += weight * load_lanes(input + t * step);
       }
     }
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) store(out + lane + t * walk.out_step, sum[t]);
-  }
-}
-
-// One output alone, as at the edge of an image: three sums by turns of rows, or it would wait for its own last one.
-OMNICONV_INLINE void gather_one(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
-  constexpr int TURNS = 3;
-  for (int64_t block = 0; block < walk.blocks; ++block) {
-    const int64_t lane = walk.lane(block);
-    vec sum[TURNS] = {load(walk.bias + lane * walk.bias_step)};
-    int64_t row = 0;
-    const auto add = [&](int turn) {
-      const float* input = walk.rows[row + turn].input + at + lane;
-      const float* weights = walk.rows[row + turn].weights + weights_at + block * walk.weights_step;
-      for (int64_t tap = 0; tap < walk.taps; ++tap) sum[turn] += load(weights + tap * V) * load(input + tap * walk.hop);
-    };
-    for (; row + TURNS <= walk.count; row += TURNS) {
-#pragma GCC unroll 3
-      for (int turn = 0; turn < TURNS; ++turn) add(turn);
-    }
-    for (; row < walk.count; ++row) add(0);
-    store(out + lane, sum[0] + sum[1] + sum[2]);
+    for (int t = 0; t < TILE; ++t) store_lanes(out + lane + t * walk.out_step, sum[t]);
   }
 }
 
 // The same for taps side by side (or, flipped, from the last to the first), TAPS at a time, with each input loaded once for
 // all of these that it meets, and their weights in registers. What is left of a row is summed tap by tap.
-template <int T, int TAPS, int STRIDE>
-OMNICONV_INLINE void slide_tile(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
+template <class T, int TILE, bool EDGE, int TAPS, int STRIDE>
+void slide_tile(const WalkOf<T>& walk, int64_t at, T* out) {
   const bool flipped = walk.hop < 0;
   const int64_t column = walk.column, tap_step = flipped ? -V : V;
   const int64_t turn = flipped ? TAPS - 1 : 0;
+  const uint64_t last = walk.last;
   for (int64_t block = 0; block < walk.blocks; ++block) {
     const int64_t lane = walk.lane(block);
-    vec sum[T];
+    vec sum[TILE];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) sum[t] = load(walk.bias + lane * walk.bias_step);
+    for (int t = 0; t < TILE; ++t) sum[t] = load_lanes(walk.bias + lane * walk.bias_step);
     for (int64_t row = 0; row < walk.count; ++row) {
-      const float* input = walk.rows[row].input + at + lane;
-      const float* weights = walk.rows[row].weights + weights_at + block * walk.weights_step;
+      const T* input = walk.rows[row].input + lane;
+      const float* weights = walk.rows[row].weights + block * walk.weights_step;
       int64_t done = 0;
       for (; done + TAPS <= walk.taps; done += TAPS) {
-        const float* from = input + (done + turn) * walk.hop;
+        int64_t place = at + (done + turn) * walk.hop;
         vec weight[TAPS];
 #pragma GCC unroll 8
         for (int tap = 0; tap < TAPS; ++tap) weight[tap] = load(weights + (done + turn) * V + tap * tap_step);
 #pragma GCC unroll 40
-        for (int j = 0; j < STRIDE * (T - 1) + TAPS; ++j, from += column) {
-          vec value = load(from);
+        for (int j = 0; j < STRIDE * (TILE - 1) + TAPS; ++j, place += column) {
+          keep(place);
+          if (EDGE && uint64_t(place) > last) continue;
+          vec value = load_lanes(input + place);
           keep(value);
 #pragma GCC unroll 8
           for (int tap = 0; tap < TAPS; ++tap) {
             const int t = (j - tap) / STRIDE;
-            if (j >= tap && (j - tap) % STRIDE == 0 && t < T) sum[t] += weight[tap] * value;
+            if (j >= tap && (j - tap) % STRIDE == 0 && t < TILE) sum[t] += weight[tap] * value;
           }
         }
       }
       for (; done < walk.taps; ++done) {
-        const float* from = input + done * walk.hop;
+        int64_t place = at + done * walk.hop;
         const vec weight = load(weights + done * V);
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t, from += STRIDE * column) sum[t] += weight * load(from);
+        for (int t = 0; t < TILE; ++t, place += STRIDE * column) {
+          keep(place);
+          if (!EDGE || uint64_t(place) <= last) sum[t] += weight * load_lanes(input + place);
+        }
       }
     }
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) store(out + lane + t * walk.out_step, sum[t]);
+    for (int t = 0; t < TILE; ++t) store_lanes(out + lane + t * walk.out_step, sum[t]);
   }
 }
 
-// A function for tiles of every size up to MAX_TILE.
-using TileSum = void (*)(const Walk&, int64_t at, int64_t weights_at, float* out);
+// A function for tiles of every size up to MAX_TILE, inside a row and at its edges.
+template <class T>
 struct TileSums {
-  TileSum of[MAX_TILE + 1];
+  using Sum = void (*)(const WalkOf<T>&, int64_t at, T* out);
+  Sum inside[MAX_TILE + 1], edge[MAX_TILE + 1];
 };
 
-template <int T, int STEP>
-void gather(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
-  gather_tile<T, STEP>(walk, at, weights_at, out);
+template <class T, int STEP, int TILE = MAX_TILE>
+constexpr void fill_gather(TileSums<T>& tiles) {
+  tiles.inside[TILE] = gather_tile<T, TILE, false, STEP>;
+  tiles.edge[TILE] = gather_tile<T, TILE, true, STEP>;
+  if constexpr (TILE > 1) fill_gather<T, STEP, TILE - 1>(tiles);
 }
 
-template <int T, int TAPS, int STRIDE>
-void slide(const Walk& walk, int64_t at, int64_t weights_at, float* out) {
-  slide_tile<T, TAPS, STRIDE>(walk, at, weights_at, out);
+template <class T, int TAPS, int STRIDE, int TILE = MAX_TILE>
+constexpr void fill_slide(TileSums<T>& tiles) {
+  tiles.inside[TILE] = slide_tile<T, TILE, false, TAPS, STRIDE>;
+  tiles.edge[TILE] = slide_tile<T, TILE, true, TAPS, STRIDE>;
+  if constexpr (TILE > 1) fill_slide<T, TAPS, STRIDE, TILE - 1>(tiles);
 }
 
-template <int STEP, int T = MAX_TILE>
-constexpr void fill_gather(TileSums& tiles) {
-  tiles.of[T] = gather<T, STEP>;
-  if constexpr (T > 1) fill_gather<STEP, T - 1>(tiles);
-}
-
-template <int TAPS, int STRIDE, int T = MAX_TILE>
-constexpr void fill_slide(TileSums& tiles) {
-  tiles.of[T] = slide<T, TAPS, STRIDE>;
-  if constexpr (T > 1) fill_slide<TAPS, STRIDE, T - 1>(tiles);
-}
-
-template <int STEP>
-constexpr TileSums gathering() {
-  TileSums tiles{};
-  fill_gather<STEP>(tiles);
+template <class T, int STEP>
+constexpr TileSums<T> gathering() {
+  TileSums<T> tiles{};
+  fill_gather<T, STEP>(tiles);
   return tiles;
 }
 
-template <int TAPS, int STRIDE>
-constexpr TileSums sliding() {
-  TileSums tiles{};
-  fill_slide<TAPS, STRIDE>(tiles);
+template <class T, int TAPS, int STRIDE>
+constexpr TileSums<T> sliding() {
+  TileSums<T> tiles{};
+  fill_slide<T, TAPS, STRIDE>(tiles);
   return tiles;
 }
 
-constexpr TileSums GATHER_PACKED = gathering<V>(), GATHER_ANY = gathering<0>();
-constexpr TileSums SLIDE[] = {sliding<2, 1>(), sliding<3, 1>(), sliding<4, 1>(), sliding<5, 1>(),
-                           sliding<7, 1>(), sliding<3, 2>(), sliding<5, 2>(), sliding<7, 2>()};
+template <class T>
+constexpr TileSums<T> GATHER_PACKED = gathering<T, V>();
+template <class T>
+constexpr TileSums<T> GATHER_ANY = gathering<T, 0>();
+template <class T>
+constexpr TileSums<T> SLIDE[] = {sliding<T, 2, 1>(), sliding<T, 3, 1>(), sliding<T, 4, 1>(), sliding<T, 5, 1>(),
+                                 sliding<T, 7, 1>(), sliding<T, 3, 2>(), sliding<T, 5, 2>(), sliding<T, 7, 2>()};
 
 // The tiles for one way to walk.
-inline const TileSums& tiles_for(const Walk& walk) {
+template <class T>
+const TileSums<T>& tiles_for(const WalkOf<T>& walk) {
   const int64_t taps = walk.taps;
   const int stride = !walk.slides() ? 0 : walk.step == walk.column ? 1 : walk.step == 2 * walk.column ? 2 : 0;
-  if (stride == 1 && taps >= 2) return SLIDE[taps >= 7 ? 4 : taps >= 5 ? 3 : taps - 2];
-  if (stride == 2 && taps >= 3) return SLIDE[taps >= 7 ? 7 : taps >= 5 ? 6 : 5];
-  return walk.step == V ? GATHER_PACKED : GATHER_ANY;
+  if (stride == 1 && taps >= 2) return SLIDE<T>[taps >= 7 ? 4 : taps >= 5 ? 3 : taps - 2];
+  if (stride == 2 && taps >= 3) return SLIDE<T>[taps >= 7 ? 7 : taps >= 5 ? 6 : 5];
+  return walk.step == V ? GATHER_PACKED<T> : GATHER_ANY<T>;
 }
 
 // out[t] = bias + Σ over rows and taps of weight · input[t * step + tap * hop], for t < outputs.
-inline void gather_row(const Walk& walk, const TileSums& tiles, int64_t at, float* out, int64_t outputs) {
+template <class T>
+void gather_row(const WalkOf<T>& walk, const TileSums<T>& tiles, int64_t at, T* out, int64_t outputs) {
   if (outputs <= 0) return;
-  // TileSums of nearly equal size: a rest of one or two outputs would wait for its own sums.
+  // Tiles of nearly equal size: a rest of one or two outputs would wait for its own sums.
   const uint32_t count = uint32_t(outputs + MAX_TILE - 1) / MAX_TILE, size = uint32_t(outputs) / count;
   const uint32_t larger = uint32_t(outputs) - size * count;
-  int64_t done = 0;
   for (uint32_t tile = 0; tile < count; ++tile) {
     const int64_t own = size + (tile < larger);
-    tiles.of[own](walk, at + done * walk.step, 0, out + done * walk.out_step);
-    done += own;
+    (walk.inside(at, own) ? tiles.inside : tiles.edge)[own](walk, at, out);
+    at += own * walk.step;
+    out += own * walk.out_step;
   }
 }
 

@@ -61,9 +61,15 @@ struct TapWeights {
 
   void pack(int64_t block, float* to) const {
     const Lanes own = channels.own(block);
-    int64_t lane_at[V];
+    int64_t lane_at[V] = {};
     for (int64_t lane = 0; lane < own.count; ++lane)
       lane_at[lane] = channels.weight_at<WAY>(weights, own.lowest + lane);
+    if (channels.variants == 1 && period_of<WAY>(problem.axis[2]) == 1) {
+      weights.type == Type::float32
+          ? pack_transposed(to, static_cast<const float*>(weights.data), lane_at, floats / V, own.count)
+          : pack_transposed(to, static_cast<const bf16*>(weights.data), lane_at, floats / V, own.count);
+      return;
+    }
     const int64_t variant_step = WAY == Way::GATHER ? weights.wide : weights.narrow;
     const int64_t tap_rows = problem.axis[0].taps * problem.axis[1].taps;
     for (int64_t phase = 0; phase < phases; ++phase) {

@@ -13,13 +13,13 @@
 namespace omniconv {
 namespace {
 
-// Channels side by side: straight from the tensor where taps are few. Positions side by side: plane by plane. Else, and
+// Channels side by side and by themselves: straight from the tensor. Positions side by side: plane by plane. Else, and
 // where rows are shorter than vectors are worth, packed blocks of channels.
 template <class T, Way WAY>
 void sums_by(const Problem& problem, const View& input, const View& output, const Weights& weights, const void* bias,
              const Host& host) {
-  if (DirectSums<WAY>::suits(problem, input, output)) {
-    DirectSums<WAY>(problem, input, output, weights, static_cast<const float*>(bias), host).run();
+  if (DirectSums<T, WAY>::suits(problem, input, output)) {
+    DirectSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
   } else if (PlanarSums<T, WAY>::suits(problem, input, output)) {
     PlanarSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
   } else {

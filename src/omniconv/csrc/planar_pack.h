@@ -23,41 +23,6 @@ OMNICONV_INLINE vec held(vec value) {
   return value;
 }
 
-// As `load`, which takes two steps to widen halves.
-OMNICONV_INLINE vec load_lanes(const float* from) { return load(from); }
-
-OMNICONV_INLINE vec widen_lanes(hvec half) {
-#if defined(__AVX512BW__)
-  typedef int16_t Places __attribute__((vector_size(64)));
-  Places places;
-  for (int i = 0; i < 32; ++i) places[i] = int16_t(i / 2);
-  return (vec)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)places, _mm512_castsi256_si512((__m256i)half));
-#else
-  return (vec)(__builtin_convertvector(half, uvec) << 16);
-#endif
-}
-
-OMNICONV_INLINE vec load_lanes(const bf16* from) {
-  hvec half;
-  std::memcpy(&half, from, sizeof half);
-  return widen_lanes(half);
-}
-
-// Rounded to bf16, to nearest and ties to even, in the upper half of each lane. Unlike those that `store` looks for, a
-// NaN that bf16 numbers lead to has no lower bits that could carry.
-OMNICONV_INLINE uvec round_lanes(vec value) {
-  const uvec bits = (uvec)value;
-  return bits + 0x7fff + ((bits >> 16) & 1);
-}
-
-OMNICONV_INLINE hvec halves(vec value) { return __builtin_convertvector(round_lanes(value) >> 16, hvec); }
-
-OMNICONV_INLINE void store_lanes(float* to, vec value) { store(to, value); }
-OMNICONV_INLINE void store_lanes(bf16* to, vec value) {
-  const hvec half = halves(value);
-  std::memcpy(to, &half, sizeof half);
-}
-
 // Which lanes of a vector lie inside a row.
 #if defined(__AVX512F__)
 typedef uint16_t Inside;

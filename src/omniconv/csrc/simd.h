@@ -48,16 +48,55 @@ OMNICONV_INLINE vec load(const float* from) {
 
 OMNICONV_INLINE void store(float* to, vec value) { std::memcpy(to, &value, sizeof value); }
 
+// To the upper half of each lane, in one step where one instruction both moves and clears.
+OMNICONV_INLINE vec widen_lanes(hvec half) {
+#if defined(__AVX512BW__)
+  typedef int16_t Places __attribute__((vector_size(64)));
+  Places places;
+  for (int i = 0; i < 32; ++i) places[i] = int16_t(i / 2);
+  return (vec)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)places, _mm512_castsi256_si512((__m256i)half));
+#else
+  return (vec)(__builtin_convertvector(half, uvec) << 16);
+#endif
+}
+
 OMNICONV_INLINE vec load(const bf16* from) {
   hvec half;
   std::memcpy(&half, from, sizeof half);
-  return (vec)(__builtin_convertvector(half, uvec) << 16);
+  return widen_lanes(half);
 }
 
 OMNICONV_INLINE void store(bf16* to, vec value) {
   const uvec bits = (uvec)value;
   const uvec near = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (uvec)(value != value);
   const hvec half = __builtin_convertvector((near & ~nan) | (0x7fc0 & nan), hvec);
+  std::memcpy(to, &half, sizeof half);
+}
+
+OMNICONV_INLINE vec load_lanes(const float* from) { return load(from); }
+OMNICONV_INLINE vec load_lanes(const bf16* from) { return load(from); }
+
+// Rounded to bf16, to nearest and ties to even, in the upper half of each lane. Unlike those that `store` looks for, a
+// NaN that bf16 numbers lead to has no lower bits that could carry.
+OMNICONV_INLINE uvec round_lanes(vec value) {
+  const uvec bits = (uvec)value;
+  return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+OMNICONV_INLINE hvec halves(vec value) {
+#if defined(__AVX512BW__)
+  typedef uint16_t Words __attribute__((vector_size(64)));
+  Words upper;
+  for (int i = 0; i < 32; ++i) upper[i] = uint16_t(2 * i + 1);
+  return (hvec)_mm512_castsi512_si256((__m512i)__builtin_shuffle((Words)round_lanes(value), upper));
+#else
+  return __builtin_convertvector(round_lanes(value) >> 16, hvec);
+#endif
+}
+
+OMNICONV_INLINE void store_lanes(float* to, vec value) { store(to, value); }
+OMNICONV_INLINE void store_lanes(bf16* to, vec value) {
+  const hvec half = halves(value);
   std::memcpy(to, &half, sizeof half);
 }
 
@@ -78,9 +117,13 @@ OMNICONV_INLINE vec load_first(const float* from, int64_t count) {
 }
 
 OMNICONV_INLINE vec load_first(const bf16* from, int64_t count) {
+#if defined(__AVX512BW__)
+  return widen_lanes((hvec)_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from));
+#else
   vec value = {};
   for (int64_t lane = 0; lane < count; ++lane) value[lane] = widen(from[lane]);
   return value;
+#endif
 }
 
 // The first `count` lanes written, and nothing behind them.
@@ -104,6 +147,9 @@ OMNICONV_INLINE void keep(vec& value) {
   asm("" : "+x"(value));
 #endif
 }
+
+// Keeps an index that steps in one register: the compiler would rather compute all its values ahead, and spill them.
+OMNICONV_INLINE void keep(int64_t& index) { asm("" : "+r"(index)); }
 
 // rows[i] holds lane j of column i; afterwards rows[j] holds lane i of column j.
 OMNICONV_INLINE void transpose(vec (&rows)[V]) {
