@@ -10,6 +10,8 @@ from importlib import metadata
 import pytest
 import torch
 
+from omniconv.core.library import absent, isa
+
 
 def test_facts(call, machine):
     result = call("doctor --json")
@@ -18,6 +20,7 @@ def test_facts(call, machine):
     assert facts["versions"]["torch"] == metadata.version("torch")
     assert facts["torch"]["torch threads"] == torch.get_num_threads()
     assert facts["machine"]["peak"] == 1e11
+    assert facts["torch"]["compiled kernels"] in (f"for x86-64-{isa()}", f"for {isa()}", absent())
     assert facts["devices"][0] == "cpu"
     assert "direct" in facts["kernels"]["conv"]
     assert result.stderr == "measuring the machine …\n"

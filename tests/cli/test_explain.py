@@ -90,7 +90,7 @@ def test_output_padding(call):
 def test_the_kernel_and_why_not_the_others(call):
     found = facts(call("explain standard 4 4 9 -p 0:1x1:0 --json"))
     assert found["kernel"] == "padded"
-    assert [refusal["kernel"] for refusal in found["refused"]] == ["native", "direct"]
+    assert [refusal["kernel"] for refusal in found["refused"]] == ["native", "channels_last", "image", "direct"]
     text = call("explain standard 4 4 9 -p 0:1x1:0").stdout
     assert "Not native: every channel meets every other" in text
     assert "Not direct: the padding ((0, 1), (1, 0)) is not the same on both sides" in text

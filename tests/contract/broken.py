@@ -65,7 +65,7 @@ class WrongPlan(Plan):
         super().__init__(problem)
         count = len(family_of(problem).tensor_names)
         self.right = Plan(problem)
-        self._native = None
+        self._native, self._quick = None, False
         self._run = self._operator = lambda *arguments: compute(self.right, *arguments[:count])
 
 

@@ -122,7 +122,11 @@ def _measured(machine: dict[str, Any], lang: str) -> list[tuple[str, str]]:
 def _torch() -> dict[str, Any]:
     import torch
 
+    from omniconv.core import library, register  # noqa: F401  # the second loads the first
+
+    level = library.isa()
     return {
+        "compiled kernels": f"for {level if level == 'base' else f'x86-64-{level}'}" if level else library.absent(),
         "torch threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "oneDNN": torch.backends.mkldnn.is_available(),

@@ -7,12 +7,17 @@ AVX512-FP16 when the last axis has 15 taps or more. Such a call is computed in f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .problem import ConvProblem
+
+Bound = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 _GATHER = (F.conv1d, F.conv2d, F.conv3d)
 _SCATTER = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _ENDLESS_TAPS = 15
@@ -34,6 +39,22 @@ def convolve(
     with torch.autocast("cpu", enabled=False):
         wide = function(*_float32(input, weight, bias), stride, padding, dilation, groups)
     return wide.half()
+
+
+def bound(problem: ConvProblem, **numbers: Any) -> Bound | None:
+    """``convolve`` (or ``convolve_transposed``) with these numbers and no Python left in the call.
+
+    None where such a call may never return.
+    """
+    if problem.groups > 1 and problem.groups == problem.in_channels and problem.kernel_size[-1] >= _ENDLESS_TAPS:
+        return None
+    return partial((_SCATTER if problem.transposed else _GATHER)[problem.dim - 1], **numbers)
+
+
+def gains_by_copies(input: Tensor) -> bool:
+    """Whether copies to channels last and back may pay: in eager code, for float32 in order on a CPU."""
+    plain = input.is_cpu and input.dtype == torch.float32 and input.is_contiguous()
+    return plain and not torch.compiler.is_compiling()
 
 
 def convolve_transposed(

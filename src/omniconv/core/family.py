@@ -94,7 +94,9 @@ class Kernel:
 
     ``refuse`` returns None, or one sentence saying why this kernel cannot take a problem. ``words`` are the texts that
     a compiled kernel knows, in the order of its numbers for them. ``overrideable`` returns what
-    ``aten::convolution_overrideable`` takes behind its tensors to compute the same, or None.
+    ``aten::convolution_overrideable`` takes behind its tensors to compute the same, or None. ``bind`` names a function
+    of the module: from the problem and the schema's numbers it makes what eager code calls with the tensors alone,
+    or None.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Kernel:
     refuse: Callable[[ConvProblem], str | None] = takes_all
     words: tuple[str, ...] = ("zeros",)
     overrideable: Callable[..., tuple[Any, ...] | None] = no_convolution
+    bind: str = ""
 
     @property
     def compiled(self) -> bool:

@@ -29,6 +29,5 @@ def listening(listener: Listener | None) -> Iterator[None]:
         _listener.reset(token)
 
 
-def current_listener() -> Listener | None:
-    """The listener of this context, if any."""
-    return _listener.get()
+# The listener of this context, if any.
+current_listener: Callable[[], Listener | None] = _listener.get

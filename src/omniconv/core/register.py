@@ -61,22 +61,31 @@ class Plan:
         self._native = _NATIVE.get((problem.family, self.choice.kernel.name))
         self._accepted: set[Any] = set()
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
-        if self._native is not None:
+        self._bound: Function | None = None
+        self._flat = self._overrideable = None
+        if self._numbers is not None:
+            kernel = self.choice.kernel
+            if self._native is not None:
+                self._flat = self._native.flat.pack(self._numbers)
+                self._overrideable = kernel.overrideable(*self._numbers)
+            elif kernel.bind:
+                self._bound = getattr(self.family.part(kernel.module), kernel.bind)(problem, *self._numbers)
+        self._quick = self._native is not None or self._bound is not None
+        if self._quick:
             self._dims = problem.dim + 2
             self._channels = problem.in_channels
             self._shapes = tuple(self.family.tensors(problem).values())
-            self._flat = self._overrideable = None
-            if self._numbers is not None:
-                self._flat = self._native.flat.pack(self._numbers)
-                self._overrideable = self.choice.kernel.overrideable(*self._numbers)
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
         return Plan, (self.problem,)
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
-        if self._native is not None and self._direct(tensors):
+        if self._quick and not torch.compiler.is_dynamo_compiling() and self._fits(tensors):
             try:
-                return self._native.eager(self._run, tensors, self._flat or self._packed(tensors), self._overrideable)
+                if self._bound is not None:
+                    return self._bound(*tensors)
+                native: Any = self._native
+                return native.eager(self._run, tensors, self._flat or self._packed(tensors), self._overrideable)
             except (RuntimeError, TypeError):
                 self._check(tensors)  # says what is wrong better than a kernel can
                 raise
@@ -96,12 +105,22 @@ class Plan:
         output = self._watched(tensors)
         return output.squeeze(0) if unbatched else output
 
-    def _direct(self, tensors: tuple[Tensor | None, ...]) -> bool:
-        """Whether only a compiled kernel's own checks need to stand between these tensors and it."""
+    def _fits(self, tensors: tuple[Tensor | None, ...]) -> bool:
+        """Whether only a kernel's own checks need to stand between these tensors and it.
+
+        After large tensors every line of this is fetched from memory again: 10 µs a call, so it says no more than it
+        must.
+        """
         input: Any = tensors[0]
-        if not plain(tensors) or input is None or current_listener() is not None or torch.is_autocast_enabled("cpu"):
+        if self._native is not None:
+            if not plain(tensors) or input is None or input.dtype not in TYPES or torch.is_autocast_enabled("cpu"):
+                return False
+        elif type(input) is not Tensor:
             return False
-        if input.dtype not in TYPES or input.dim() != self._dims or input.shape[1] != self._channels:
+        if current_listener() is not None:
+            return False
+        sizes = input.shape
+        if len(sizes) != self._dims or sizes[1] != self._channels:
             return False
         for tensor, shape in zip(tensors, self._shapes, strict=True):
             if tensor is None:

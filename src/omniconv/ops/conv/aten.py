@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from omniconv.core.convolve import convolve
+from omniconv.core.convolve import Bound, bound, convolve, gains_by_copies
 from omniconv.core.pad import pad
+from omniconv.core.problem import ConvProblem
+
+# Of the sizes that a layer learns only from its input; measured on a Xeon of the fourth generation, as in choose.py.
+MORE_COLUMNS_THAN = 28
+LEAST_POSITIONS = 256
 
 
 def direct(
@@ -23,6 +30,54 @@ def direct(
 ) -> Tensor:
     """One call of ATen's convolution, which pads both sides of an axis alike with zeros."""
     return convolve(input, weight, bias, stride, padding[::2], dilation, groups)
+
+
+def direct_bound(
+    problem: ConvProblem,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Bound | None:
+    """``direct`` with its numbers."""
+    return bound(problem, stride=stride, padding=padding[::2], dilation=dilation, groups=groups)
+
+
+def channels_last(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
+    """Where rows are long, ``direct`` on a copy whose channels lie side by side, and the result laid back in order."""
+    if input.shape[-1] <= MORE_COLUMNS_THAN or not gains_by_copies(input):
+        return direct(input, weight, bias, *numbers)
+    return direct(input.contiguous(memory_format=torch.channels_last), weight, bias, *numbers).contiguous()
+
+
+def image(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
+    """Of (N, L, C) storage an image of one row, whose channels ATen reads as they lie; of other storage ``direct``."""
+    if not _lies_by_positions(input):
+        return direct(input, weight, bias, *numbers)
+    stride, padding, dilation, groups, mode = numbers
+    wide = (1, *stride), (0, 0, *padding), (1, *dilation), groups, mode
+    return direct(input.unsqueeze(2), weight.unsqueeze(2), bias, *wide).squeeze(2)
+
+
+def image_bound(problem: ConvProblem, *numbers: Any) -> Bound | None:
+    """``image`` with its numbers."""
+    in_order = direct_bound(problem, *numbers)
+    if in_order is None:
+        return None
+
+    def call(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if _lies_by_positions(input):
+            return image(input, weight, bias, *numbers)
+        return in_order(input, weight, bias)
+
+    return call
+
+
+def _lies_by_positions(input: Tensor) -> bool:
+    if input.stride(1) != 1 or input.stride(2) != input.shape[1] or not input.is_cpu:
+        return False
+    return input.shape[0] > 1 or input.shape[2] >= LEAST_POSITIONS
 
 
 def padded(

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from omniconv.core.convolve import convolve_transposed
+from omniconv.core.convolve import Bound, bound, convolve_transposed, gains_by_copies
 from omniconv.core.pad import pad
+from omniconv.core.problem import ConvProblem
+
+LEAST_ELEMENTS = 1 << 16  # of an input, from where on copies to channels last and back cost less than they save
 
 
 def direct(
@@ -22,9 +27,34 @@ def direct(
     groups: int,
 ) -> Tensor:
     """One call of ATen's kernel, which crops both sides alike: what is cropped less after than before is appended."""
-    crop = padding[::2]
-    extra = [more + before - after for more, before, after in zip(output_padding, crop, padding[1::2], strict=True)]
-    return convolve_transposed(input, weight, bias, stride, crop, extra, dilation, groups)
+    extra = _appended(padding, output_padding)
+    return convolve_transposed(input, weight, bias, stride, padding[::2], extra, dilation, groups)
+
+
+def direct_bound(
+    problem: ConvProblem,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Bound | None:
+    """``direct`` with its numbers."""
+    numbers = {"stride": stride, "padding": padding[::2], "output_padding": _appended(padding, output_padding)}
+    return bound(problem, **numbers, dilation=dilation, groups=groups)
+
+
+def channels_last(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
+    """Of larger inputs ``direct`` on a copy whose channels lie side by side, and the result laid back in order."""
+    if input.numel() < LEAST_ELEMENTS or not gains_by_copies(input):
+        return direct(input, weight, bias, *numbers)
+    return direct(input.contiguous(memory_format=torch.channels_last), weight, bias, *numbers).contiguous()
+
+
+def _appended(padding: Sequence[int], output_padding: Sequence[int]) -> list[int]:
+    """What ATen is to append where it crops both sides by what is cropped before."""
+    pairs = zip(output_padding, padding[::2], padding[1::2], strict=True)
+    return [more + before - after for more, before, after in pairs]
 
 
 def cropped(
