@@ -16,8 +16,9 @@ import omniconv.functional as OF
 from omniconv import nn
 from omniconv.core.family import families
 from omniconv.core.observe import listening
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, operator, planned
+from omniconv.core.register import Plan, operator
 from tolerance import assert_close, assert_equal
 
 

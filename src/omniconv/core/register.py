@@ -180,35 +180,8 @@ class Plan:
         return self.family.numbers(self.problem, tuple(input.shape[2:]))
 
 
-def planned(build: Callable[..., ConvProblem]) -> Callable[..., Plan]:
-    """Turn a function that builds problems into one that returns plans, remembered by the arguments and their types."""
-    plans: dict[Any, Plan] = {}
-
-    def find(*arguments: Any) -> Plan:
-        if torch.compiler.is_compiling():
-            return Plan(build(*arguments))
-        key = (arguments, _kinds(arguments))
-        try:
-            return plans[key]
-        except (KeyError, TypeError):
-            plan = Plan(build(*arguments))
-        if len(plans) >= 4096:
-            plans.clear()
-        try:
-            plans[key] = plan
-        except TypeError:  # lists and traced sizes have no hash: built anew at each call
-            return plan
-        return plan
-
-    return find
-
-
 def _likeness(tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
     return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
-
-
-def _kinds(value: Any) -> Any:
-    return tuple([_kinds(v) for v in value]) if isinstance(value, tuple) else type(value)
 
 
 for _family in families().values():

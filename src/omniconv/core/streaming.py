@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .numbers import integer
+from .planned import planned
 from .problem import ConvProblem
-from .register import Plan, planned
+from .register import Plan
 
 
 @dataclass(frozen=True)

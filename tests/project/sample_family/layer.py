@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned
+from omniconv.core.register import Plan
 
 
 def _problem(dim: int, channels: int, kernel_size: Any, stride: Any, padding: Any) -> ConvProblem:

@@ -12,8 +12,9 @@ from torch import Tensor
 from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import must_divide
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned
+from omniconv.core.register import Plan
 
 from .headed import DeformableConv1d, DeformableConv2d, DeformableConv3d
 

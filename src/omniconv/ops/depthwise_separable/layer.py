@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer, PlannedLayer, draw
 from omniconv.core.numbers import boolean, integer
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned
+from omniconv.core.register import Plan
 from omniconv.ops.conv.layer import from_problem as conv_of
 
 from .cost import parts, tensors

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from omniconv.core.check import weight_of
 from omniconv.core.numbers import boolean, integer, one_of
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned
+from omniconv.core.register import Plan
 
 from .cost import CONTEXTS
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from omniconv.core.layer import PlannedLayer
 from omniconv.core.numbers import boolean, fraction, integer
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned
+from omniconv.core.register import Plan
 from omniconv.ops.conv.layer import Conv1d, Conv2d, Conv3d
 
 from .aten import normalized

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from omniconv.core.numbers import integer
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import planned
 from omniconv.core.streaming import StreamState, check_chunk, check_streamable, first_state, take
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from omniconv.core.check import weight_of
 from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import boolean, fraction, integer, one_of
+from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import Plan, planned
+from omniconv.core.register import Plan
 from omniconv.core.streaming import Streaming
 
 from .aten import normalized
