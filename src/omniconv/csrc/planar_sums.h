@@ -3,6 +3,7 @@
 #pragma once
 
 #include "planar_packed.h"
+#include "planar_squares.h"
 #include "planar_three.h"
 
 namespace omniconv {
@@ -41,6 +42,10 @@ struct PlanarSums {
         host(host) {}
 
   void run() const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (SquareSums<WAY>::suits(problem, input, output))
+        return SquareSums<WAY>(problem, input, output, weights, bias, host).run();
+    }
     if (ThreeSums<T, WAY>::suits(problem, input, output)) {
       ThreeSums<T, WAY>(problem, input, output, weights, bias, host).run();
     } else {
@@ -55,7 +60,7 @@ struct PlanarSums {
     const Problem problem = turned(given, turns(given));
     const Axis& columns = problem.axis[2];
     if (input.axis[2] != 1 || output.axis[2] != 1 || columns.stride > 2) return false;
-    if (ThreeSums<T, WAY>::suits(problem, input, output)) return true;
+    if (SquareSums<WAY>::suits(problem, input, output) || ThreeSums<T, WAY>::suits(problem, input, output)) return true;
     const Cut<WAY> cut(problem);
     // Without a shuffle of any two vectors, the shifts of long kernels cost too much.
     if (V < 16 && cut.tiling == Tiling::COMB && columns.taps > 2 * V) return false;
