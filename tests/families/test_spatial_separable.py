@@ -309,3 +309,16 @@ def test_one_axis_has_nothing_to_separate():
 def test_from_kernel_refuses_before_it_factors(arguments, error, said):
     with pytest.raises(error, match=said):
         nn.SpatialSeparableConv2d.from_kernel([[1.0, 2.0], [2.0, 4.0]], groups=3, **arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_lies_behind_a_row_of_the_input_does_not_reach_the_gradients(dtype):
+    whole_input = torch.full((1, 3, 12, 40), float("nan"), dtype=dtype)
+    x = whole_input[:, :2, :, :23]
+    x.copy_(whole(*x.shape))
+    column, row = (whole(2, 1, *taps).to(dtype).requires_grad_() for taps in ((5, 1), (1, 3)))
+    result = OF.spatial_separable_conv2d(x, column, row, padding="same", groups=2)
+    got = torch.autograd.grad(result, (column, row), torch.ones_like(result))
+    alone = OF.spatial_separable_conv2d(x.clone(), column, row, padding="same", groups=2)
+    for found, right in zip(got, torch.autograd.grad(alone, (column, row), torch.ones_like(alone)), strict=True):
+        assert_equal(found, right)

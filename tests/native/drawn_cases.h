@@ -2,11 +2,29 @@
 // Random geometries with values for their tensors, each from a seed of its own.
 #pragma once
 
+#include <algorithm>
 #include <sstream>
 
 #include "laid_tensors.h"
 
 namespace omniconv {
+
+inline Sizes sizes_of(const Problem& problem, int64_t channels, int64_t Axis::*size) {
+  const Axis(&axis)[3] = problem.axis;
+  return {{problem.batch, problem.groups * channels, axis[0].*size, axis[1].*size, axis[2].*size}};
+}
+
+inline const char* text_of(Type type) { return type == Type::float32 ? "float32" : "bfloat16"; }
+
+inline std::string text_of(const Problem& problem, int64_t axes) {
+  std::ostringstream out;
+  for (int64_t i = 3 - axes; i < 3; ++i) {
+    const Axis& axis = problem.axis[i];
+    out << "; wide " << axis.wide << ", narrow " << axis.narrow << ", taps " << axis.taps << ", stride " << axis.stride
+        << ", dilation " << axis.dilation << ", before " << axis.before;
+  }
+  return out.str();
+}
 
 struct Case {
   Problem problem;
@@ -17,8 +35,8 @@ struct Case {
   bool biased;
   Values narrow, wide, weights, bias;  // weights by group, narrow channel, wide channel, tap
 
-  Sizes narrow_sizes() const { return sizes(problem.narrow, &Axis::narrow); }
-  Sizes wide_sizes() const { return sizes(problem.wide, &Axis::wide); }
+  Sizes narrow_sizes() const { return sizes_of(problem, problem.narrow, &Axis::narrow); }
+  Sizes wide_sizes() const { return sizes_of(problem, problem.wide, &Axis::wide); }
   int64_t taps() const { return problem.axis[0].taps * problem.axis[1].taps * problem.axis[2].taps; }
   int64_t filter() const { return problem.narrow * problem.wide * taps(); }
 
@@ -28,25 +46,15 @@ struct Case {
 
   std::string text() const {
     std::ostringstream out;
-    out << (type == Type::float32 ? "float32" : "bfloat16") << ", batch " << problem.batch << ", groups "
-        << problem.groups << " of " << problem.narrow << " narrow and " << problem.wide << " wide, layouts "
-        << int(narrow_layout) << ' ' << int(wide_layout) << ", weights "
-        << (weights_type == Type::float32 ? "float32" : "bfloat16") << " of " << heads << " heads, share " << share
-        << ", bias " << biased << ", threads " << threads;
-    for (int64_t i = 3 - axes; i < 3; ++i) {
-      const Axis& axis = problem.axis[i];
-      out << "; wide " << axis.wide << ", narrow " << axis.narrow << ", taps " << axis.taps << ", stride "
-          << axis.stride << ", dilation " << axis.dilation << ", before " << axis.before;
-    }
+    out << text_of(type) << ", batch " << problem.batch << ", groups " << problem.groups << " of " << problem.narrow
+        << " narrow and " << problem.wide << " wide, layouts " << int(narrow_layout) << ' ' << int(wide_layout)
+        << ", weights " << text_of(weights_type) << " of " << heads << " heads, share " << share << ", bias " << biased
+        << ", threads " << threads << text_of(problem, axes);
     return out.str();
   }
-
- private:
-  Sizes sizes(int64_t channels, int64_t Axis::*size) const {
-    const Axis(&axis)[3] = problem.axis;
-    return {{problem.batch, problem.groups * channels, axis[0].*size, axis[1].*size, axis[2].*size}};
-  }
 };
+
+constexpr Axis NO_AXIS{1, 1, 1, 1, 1, 0};
 
 // The padding on both sides is about half the span, as in most networks, or anything.
 inline Axis drawn_axis(Draw& draw, int64_t most_wide, int64_t most_taps) {
@@ -97,8 +105,8 @@ inline Case drawn_case(uint64_t seed) {
   const int64_t most_size[3] = {large ? 700 : 90, large ? 40 : 20, large ? 14 : 8};
   const int64_t most_taps[3] = {draw.chance(20) ? 40 : 9, draw.chance(10) ? 12 : 5, 4};
   for (int64_t i = 0; i < 3; ++i)
-    problem.axis[i] = i < 3 - made.axes ? Axis{1, 1, 1, 1, 1, 0}
-                                        : drawn_axis(draw, most_size[made.axes - 1], most_taps[made.axes - 1]);
+    problem.axis[i] =
+        i < 3 - made.axes ? NO_AXIS : drawn_axis(draw, most_size[made.axes - 1], most_taps[made.axes - 1]);
 
   made.heads = problem.groups;
   made.share = 1;
@@ -116,6 +124,64 @@ inline Case drawn_case(uint64_t seed) {
     made.weights.insert(made.weights.end(), from, from + made.filter());
   }
   made.bias = draw.integers(problem.groups * (problem.narrow > problem.wide ? problem.narrow : problem.wide), 9);
+  return made;
+}
+
+// A depthwise convolution along two axes, and which of its gradients are asked for.
+struct SeparableCase {
+  Problem problem;
+  int64_t threads;
+  Type type;
+  Layout input_layout, grad_layout;
+  bool biased;
+  bool of_input, of_column, of_row, of_bias;
+  Values input, grad, column, row, bias;  // weights by channel and tap
+
+  Sizes input_sizes() const { return sizes_of(problem, 1, &Axis::wide); }
+  Sizes grad_sizes() const { return sizes_of(problem, 1, &Axis::narrow); }
+
+  std::string text() const {
+    std::ostringstream out;
+    out << text_of(type) << ", batch " << problem.batch << ", channels " << problem.groups << ", layouts "
+        << int(input_layout) << ' ' << int(grad_layout) << ", bias " << biased << ", gradients of "
+        << (of_input ? "input " : "") << (of_column ? "column " : "") << (of_row ? "row " : "")
+        << (of_bias ? "bias" : "") << ", threads " << threads << text_of(problem, 2);
+    return out.str();
+  }
+};
+
+// Of short and long rows, few and many of them, as many channels as are soon computed.
+inline SeparableCase drawn_separable(uint64_t seed) {
+  Draw draw{std::mt19937_64(seed)};
+  SeparableCase made;
+  made.threads = draw.of(1, 3);
+  made.type = draw.among({Type::float32, Type::bfloat16});
+  made.input_layout = drawn_layout(draw);
+  made.grad_layout = drawn_layout(draw);
+  made.biased = draw.chance(50);
+  do {
+    made.of_input = draw.chance(50);
+    made.of_column = draw.chance(50);
+    made.of_row = draw.chance(50);
+    made.of_bias = draw.chance(50);
+  } while (!made.of_input && !made.of_column && !made.of_row && !made.of_bias);
+
+  Problem& problem = made.problem;
+  const bool large = draw.chance(8);  // enough for several threads, bands of rows and chunks of columns
+  const auto most_taps = [&] { return draw.chance(20) ? 34 : 9; };
+  const int64_t tall = large ? draw.among({12, 40, 200}) : 12, broad = large ? draw.among({40, 120, 900}) : 40;
+  problem = {draw.chance(3) ? 0 : draw.of(1, 3), 1, 1, 1, {NO_AXIS, NO_AXIS, NO_AXIS}};
+  problem.axis[1] = drawn_axis(draw, tall, most_taps());
+  problem.axis[2] = drawn_axis(draw, broad, most_taps());
+  const int64_t work = problem.axis[1].wide * problem.axis[2].wide * (problem.axis[1].taps + problem.axis[2].taps);
+  const int64_t most_channels = (large ? 4000000 : 200000) / (work * (problem.batch + 1));
+  problem.groups = draw.of(1, std::min<int64_t>(std::max<int64_t>(most_channels, 1), draw.chance(70) ? 40 : 300));
+
+  made.input = draw.integers(made.input_sizes().count(), 3);
+  made.grad = draw.integers(made.grad_sizes().count(), 3);
+  made.column = draw.integers(problem.groups * problem.axis[1].taps, 3);
+  made.row = draw.integers(problem.groups * problem.axis[2].taps, 3);
+  made.bias = draw.integers(problem.groups, 9);
   return made;
 }
 

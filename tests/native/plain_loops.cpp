@@ -53,4 +53,17 @@ Plain plain(const Problem& problem, const Values& narrow, const Values& wide, co
   return found;
 }
 
+PlainSeparable plain_separable(const Problem& problem, const Values& input, const Values& grad, const Values& column,
+                               const Values& row) {
+  const auto integers = [](const std::vector<double>& values) { return Values(values.begin(), values.end()); };
+  Problem down = problem, along = problem;
+  const int64_t columns = problem.axis[2].wide, rows = problem.axis[1].narrow;
+  down.axis[2] = {columns, columns, 1, 1, 1, 0};
+  along.axis[1] = {rows, rows, 1, 1, 1, 0};
+  const Values nothing(problem.batch * problem.groups * rows * columns);
+  const Plain rows_found = plain(along, grad, integers(plain(down, nothing, input, column).narrow), row);
+  const Plain columns_found = plain(down, integers(rows_found.wide), input, column);
+  return {rows_found.narrow, columns_found.wide, columns_found.weights, rows_found.weights, rows_found.totals};
+}
+
 }  // namespace omniconv

@@ -15,4 +15,12 @@ struct Plain {
 // the totals of the narrow channels.
 Plain plain(const Problem& problem, const Values& narrow, const Values& wide, const Values& weights);
 
+// Of a separable convolution, each pass by itself: its output, and the gradients of what it is computed from.
+struct PlainSeparable {
+  std::vector<double> output, input, column, row, bias;
+};
+
+PlainSeparable plain_separable(const Problem& problem, const Values& input, const Values& grad, const Values& column,
+                               const Values& row);
+
 }  // namespace omniconv

@@ -123,17 +123,20 @@ inline void column_sums(int64_t rows, const Columns& columns, int64_t at, float*
   column_rows<R>(columns, at, out, out_step, pitch, count, last);
 }
 
-// sums[tap] += Σ over p < count and rows r < R of narrow[r][p] · wide[r + tap][p]. U sums for each tap, since a multiplier
+// sums[tap] += Σ over p < count and rows r < R of narrow[r][p] · wide[r + tap][p], of whose last vector `last` lanes
+// count: behind them may stand anything, and zero times infinity is not zero. U sums for each tap, since a multiplier
 // finishes one after four cycles and has R of them to do in turn.
 template <int R, int TAPS, int U>
 __attribute__((noinline)) void correlate_columns(float* sums, const float* const* narrow, const float* const* wide,
-                                                 int64_t at, int64_t column, int64_t count) {
+                                                 int64_t at, int64_t column, int64_t count, int64_t last) {
   vec sum[U][TAPS];
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u)
 #pragma GCC unroll 16
     for (int tap = 0; tap < TAPS; ++tap) sum[u][tap] = u ? vec{} : load(sums + tap * V);
-  const auto meet = [&](int64_t p, auto& sum) __attribute__((always_inline)) {
+  ivec counted;
+  for (int lane = 0; lane < V; ++lane) counted[lane] = -int32_t(lane < last);
+  const auto meet = [&](int64_t p, auto& sum, bool whole) __attribute__((always_inline)) {
     constexpr int some = sizeof(sum) / sizeof(sum[0]);
     vec factor[some][R];
 #pragma GCC unroll 4
@@ -144,16 +147,20 @@ __attribute__((noinline)) void correlate_columns(float* sums, const float* const
     for (int i = 0; i < R + TAPS - 1; ++i) {
 #pragma GCC unroll 4
       for (int u = 0; u < some; ++u) {
-        const vec value = load(wide[i] + at + (p + u) * column);
+        vec value = load(wide[i] + at + (p + u) * column);
+        if (!whole) value = (vec)((ivec)value & counted);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
           if (i - r >= 0 && i - r < TAPS) sum[u][i - r] += factor[u][r] * value;
       }
     }
   };
+  auto& alone = reinterpret_cast<vec(&)[1][TAPS]>(sum[0]);
+  const int64_t whole = count - (last < V);
   int64_t p = 0;
-  for (; p + U <= count; p += U) meet(p, sum);
-  for (; p < count; ++p) meet(p, reinterpret_cast<vec(&)[1][TAPS]>(sum[0]));
+  for (; p + U <= whole; p += U) meet(p, sum, true);
+  for (; p < whole; ++p) meet(p, alone, true);
+  if (p < count) meet(p, alone, false);
 #pragma GCC unroll 16
   for (int tap = 0; tap < TAPS; ++tap) {
     vec whole = sum[0][tap];
@@ -167,22 +174,22 @@ constexpr int MOST_COLUMN_TAPS = V == 16 ? 12 : 8;
 
 template <int R, int TAPS = MOST_COLUMN_TAPS>
 inline void correlate_some(int64_t taps, float* sums, const float* const* narrow, const float* const* wide,
-                           int64_t at, int64_t column, int64_t count) {
+                           int64_t at, int64_t column, int64_t count, int64_t last) {
   if constexpr (TAPS > 1) {
-    if (taps < TAPS) return correlate_some<R, TAPS - 1>(taps, sums, narrow, wide, at, column, count);
+    if (taps < TAPS) return correlate_some<R, TAPS - 1>(taps, sums, narrow, wide, at, column, count, last);
   }
   constexpr int FITS = V == 16 ? 28 / (R + TAPS) : 14 / (R + TAPS);
   constexpr int U = TAPS >= 8 || FITS < 2 ? 1 : TAPS >= 4 || FITS < 4 ? 2 : 4;
-  correlate_columns<R, TAPS, U>(sums, narrow, wide, at, column, count);
+  correlate_columns<R, TAPS, U>(sums, narrow, wide, at, column, count, last);
 }
 
 template <int R>
 inline void correlate_all(int64_t taps, float* sums, const float* const* narrow, const float* const* wide,
-                          int64_t at, int64_t column, int64_t count) {
+                          int64_t at, int64_t column, int64_t count, int64_t last) {
   const int64_t parts = ceil_div(taps, MOST_COLUMN_TAPS);
   for (int64_t part = 0, done = 0; part < parts; ++part) {
     const int64_t some = even_part(taps - done, parts - part);
-    correlate_some<R>(some, sums + done * V, narrow, wide + done, at, column, count);
+    correlate_some<R>(some, sums + done * V, narrow, wide + done, at, column, count, last);
     done += some;
   }
 }

@@ -135,7 +135,7 @@ struct SeparableGradient {
     Split split{ceil_div(blocks(), group), 1, parts, 1, parts, 1, 1, grad.channel == 1};
     if (work() * blocks() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
     run_tasks(host, split, [&](Dealer& dealer) { Thread(*this).work(dealer, sums); });
-    for (int64_t block = 0; block < blocks(); ++block) add_parts(block, sums);
+    for (int64_t block = 0; parts > 1 && block < blocks(); ++block) add_parts(block, sums);
   }
 
   void add_parts(int64_t block, float* all_sums) const {
@@ -144,18 +144,35 @@ struct SeparableGradient {
       const float* other = whole + part * sums_of_part();
       for (int64_t i = 0; i < sums_of_part(); i += V) store(whole + i, load(whole + i) + load(other + i));
     }
+    set_gradients(block, whole);
+  }
+
+  // From the sums of all parts.
+  void set_gradients(int64_t block, float* sums) const {
+    if (LANE == Lane::COLUMNS) add_lanes(sums, down.taps + along.taps + 1);
+    constexpr int64_t TAP = LANE == Lane::COLUMNS ? 1 : V;
     const Lanes own = Own::own(channels, block);
-    const auto set = [&](const Weights& gradient, const float* sums, int64_t taps) {
+    const auto set = [&](const Weights& gradient, const float* of, int64_t taps) {
       for (int64_t lane = 0; gradient.data && lane < own.count; ++lane)
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          float sum = sums[tap * V + lane];
-          for (int64_t other = 1; LANE == Lane::COLUMNS && other < V; ++other) sum += sums[tap * V + other];
-          gradient.set((own.lowest + lane) * gradient.group + tap, sum);
-        }
+        for (int64_t tap = 0; tap < taps; ++tap)
+          gradient.set((own.lowest + lane) * gradient.group + tap, of[tap * TAP + lane]);
     };
-    set(wanted.column, whole, down.taps);
-    set(wanted.row, whole + down.taps * V, along.taps);
-    set(wanted.bias, whole + (down.taps + along.taps) * V, 1);
+    set(wanted.column, sums, down.taps);
+    set(wanted.row, sums + down.taps * TAP, along.taps);
+    set(wanted.bias, sums + (down.taps + along.taps) * TAP, 1);
+  }
+
+  // sums[i] = the lanes of vector i added.
+  static void add_lanes(float* sums, int64_t count) {
+    for (int64_t i = 0; i < count; i += V) {
+      vec rows[V];
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < V; ++j) rows[j] = i + j < count ? load(sums + (i + j) * V) : vec{};
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t j = 1; j < V; ++j) rows[0] += rows[j];
+      store(sums + i, rows[0]);
+    }
   }
 
   // What one thread computes, part by part.
@@ -172,6 +189,7 @@ struct SeparableGradient {
     const float** ring_rows;  // from the last row of the narrow tensor to the first
     const float **met, **met_back;
     Unit unit;
+    int64_t held = -1;  // the unit's number
     int64_t first, blocks, ring_slot, apart;
     Lanes owns[MOST_GROUP];
     Span framed{0, -1};
@@ -212,9 +230,12 @@ struct SeparableGradient {
           std::memset(sums + block * of.parts * of.sums_of_part(), 0, of.sums_of_part() * 4);
         const int64_t begin = of.units * task.first_row / of.parts, end = of.units * (task.first_row + 1) / of.parts;
         for (int64_t number = begin; number < end; ++number) {
-          unit = of.unit_of(number);
+          if (number != held) unit = of.unit_of(number);
+          held = number;
           compute(sums);
         }
+        for (block = 0; of.parts == 1 && block < blocks; ++block)
+          of.set_gradients(first + block, sums + block * of.sums_of_part());
       }
     }
 
@@ -327,7 +348,8 @@ struct SeparableGradient {
 
     void correlate_down(int64_t row, int64_t some) {
       const Columns inside = passes.list(inputs, met, nullptr, row, some);
-      const int64_t count = Own::vectors(unit.wide_columns.count());
+      const int64_t columns = unit.wide_columns.count(), count = Own::vectors(columns);
+      const int64_t last = LANE == Lane::COLUMNS ? columns - (count - 1) * V : V;
       const int64_t at = inputs.at(block, unit.wide_columns.begin);
       const float* narrow[ROWS_AT_ONCE];
       for (int64_t r = 0; r < some; ++r) narrow[r] = ring_row(row + r);
@@ -335,7 +357,8 @@ struct SeparableGradient {
       Span all{inside.begin, least(inside.end - down.stride * (some - 1), down.taps)};
       if (down.stride > 1 || all.count() < 0) all.end = all.begin;
       if (all.count() > 0)
-        correlate_rows_down(some, all.count(), of_column + all.begin * V, narrow, inside.inputs, at, inputs.vector(), count);
+        correlate_rows_down(some, all.count(), of_column + all.begin * V, narrow, inside.inputs, at, inputs.vector(),
+                            count, last);
       for (int64_t r = 0; r < some; ++r) {
         const int64_t shift = r * down.stride;
         const Span own{most(inside.begin - shift, 0), least(inside.end - shift, down.taps)};
@@ -343,17 +366,19 @@ struct SeparableGradient {
         for (const Span& rest : rests)
           if (rest.count() > 0)
             correlate_all<1>(rest.count(), of_column + rest.begin * V, narrow + r,
-                             inside.inputs + rest.begin + shift - inside.begin, at, inputs.vector(), count);
+                             inside.inputs + rest.begin + shift - inside.begin, at, inputs.vector(), count,
+                             last);
       }
     }
 
     template <int R = ROWS_AT_ONCE>
     static void correlate_rows_down(int64_t rows, int64_t taps, float* sums, const float* const* narrow,
-                                    const float* const* wide, int64_t at, int64_t column, int64_t count) {
+                                    const float* const* wide, int64_t at, int64_t column, int64_t count,
+                                    int64_t last) {
       if constexpr (R > 1) {
-        if (rows < R) return correlate_rows_down<R - 1>(rows, taps, sums, narrow, wide, at, column, count);
+        if (rows < R) return correlate_rows_down<R - 1>(rows, taps, sums, narrow, wide, at, column, count, last);
       }
-      correlate_all<R>(taps, sums, narrow, wide, at, column, count);
+      correlate_all<R>(taps, sums, narrow, wide, at, column, count, last);
     }
 
     // Rows of the input's gradient that can be summed when they meet none from `ready` on: those before the result.

@@ -37,7 +37,11 @@ struct Lay {
     return LANE == Lane::CHANNELS ? channels.blocks() : channels.count();
   }
   static Lanes own(const Channels& channels, int64_t block) {
-    return LANE == Lane::CHANNELS ? channels.own(block) : Lanes::of(block, block + 1, 1, 1, 0);
+    if (LANE == Lane::CHANNELS) return channels.own(block);
+    Lanes alone{};
+    alone.count = alone.span = 1;
+    alone.lowest = alone.channel[0] = block;
+    return alone;
   }
 
   // Blocks whose channels lie side by side are read together: whole neighbouring cache lines of each position.
@@ -65,7 +69,7 @@ struct Lay {
       unpack_row(to, view.channel, view.axis[2], from, count, own.count);
     } else {
       int64_t i = 0;
-      for (; i + V <= count; i += V) store(to + i, load(from + i));
+      for (; i + V <= count; i += V) store_lanes(to + i, load(from + i));
       if (i < count) store_first(to + i, load(from + i), count - i);
     }
   }

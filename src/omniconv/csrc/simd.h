@@ -66,13 +66,6 @@ OMNICONV_INLINE vec load(const bf16* from) {
   return widen_lanes(half);
 }
 
-OMNICONV_INLINE void store(bf16* to, vec value) {
-  const uvec bits = (uvec)value;
-  const uvec near = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (uvec)(value != value);
-  const hvec half = __builtin_convertvector((near & ~nan) | (0x7fc0 & nan), hvec);
-  std::memcpy(to, &half, sizeof half);
-}
-
 OMNICONV_INLINE vec load_lanes(const float* from) { return load(from); }
 OMNICONV_INLINE vec load_lanes(const bf16* from) { return load(from); }
 
@@ -83,15 +76,27 @@ OMNICONV_INLINE uvec round_lanes(vec value) {
   return bits + 0x7fff + ((bits >> 16) & 1);
 }
 
-OMNICONV_INLINE hvec halves(vec value) {
+OMNICONV_INLINE hvec upper_halves(uvec lanes) {
 #if defined(__AVX512BW__)
   typedef uint16_t Words __attribute__((vector_size(64)));
   Words upper;
   for (int i = 0; i < 32; ++i) upper[i] = uint16_t(2 * i + 1);
-  return (hvec)_mm512_castsi512_si256((__m512i)__builtin_shuffle((Words)round_lanes(value), upper));
+  return (hvec)_mm512_castsi512_si256((__m512i)__builtin_shuffle((Words)lanes, upper));
 #else
-  return __builtin_convertvector(round_lanes(value) >> 16, hvec);
+  return __builtin_convertvector(lanes >> 16, hvec);
 #endif
+}
+
+OMNICONV_INLINE hvec halves(vec value) { return upper_halves(round_lanes(value)); }
+
+OMNICONV_INLINE hvec halves_or_nan(vec value) {
+  const uvec nan = (uvec)(value != value);
+  return upper_halves((round_lanes(value) & ~nan) | (0x7fc00000 & nan));
+}
+
+OMNICONV_INLINE void store(bf16* to, vec value) {
+  const hvec half = halves_or_nan(value);
+  std::memcpy(to, &half, sizeof half);
 }
 
 OMNICONV_INLINE void store_lanes(float* to, vec value) { store(to, value); }
@@ -136,7 +141,11 @@ OMNICONV_INLINE void store_first(float* to, vec value, int64_t count) {
 }
 
 OMNICONV_INLINE void store_first(bf16* to, vec value, int64_t count) {
+#if defined(__AVX512BW__)
+  _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)halves_or_nan(value));
+#else
   for (int64_t lane = 0; lane < count; ++lane) narrow(to + lane, value[lane]);
+#endif
 }
 
 // Keeps a loaded vector in a register: the compiler would rather load it again for each use, and loads are scarce.
