@@ -46,7 +46,8 @@ test: $(READY)  ## run all tests on every core
 
 test-isa: $(READY)  ## run the tests of compiled kernels once for each instruction set that this machine has, and without any
 	@for isa in $(ISAS); do \
-	  OMNICONV_ISA=$$isa $(BIN)/python -c "import omniconv.core.register" 2>/dev/null || continue; \
+	  said=$$(OMNICONV_ISA=$$isa $(BIN)/python -c "import omniconv.core.register" 2>&1) || \
+	    case "$$said" in *OMNICONV_ISA*) continue;; *) echo "$$said"; exit 1;; esac; \
 	  echo "OMNICONV_ISA=$$isa"; \
 	  OMNICONV_ISA=$$isa $(BIN)/pytest -q -n auto tests/contract tests/core tests/families -k "native or families" || exit 1; \
 	done

@@ -18,7 +18,7 @@ class Operated(Plan):
 
     def __init__(self, problem, name, compute, fake, *, gradient=True):
         super().__init__(problem)
-        self._native, self.right = None, Plan(problem)
+        self._native, self._quick, self.right = None, False, Plan(problem)
         self.count = len(self.family.tensor_names)
         qualified = f"omniconv_broken::{name}_{problem.family}"
         LIBRARY.define(f"{name}_{problem.family}{self.family.schema}")

@@ -18,7 +18,7 @@ from omniconv.core.choose import choose
 from omniconv.core.family import Family, Kernel, families, family_of
 from omniconv.core.library import absent
 from omniconv.core.problem import ConvProblem
-from omniconv.core.register import _KERNELS, _NATIVE, Plan
+from omniconv.core.register import Plan
 from tolerance import assert_close, assert_equal
 
 
@@ -58,12 +58,7 @@ def plans_of(kernel):
     """Plans that run ``kernel`` whatever the chooser says, on every problem that it does not refuse."""
 
     def plan_for(problem):
-        plan = Plan(problem)
-        if kernel.refuse(problem) is None:
-            plan._native = _NATIVE.get((problem.family, kernel.name))
-            portable = plan.choice.portable if kernel.compiled else kernel
-            plan._run, plan._operator = _KERNELS[problem.family, portable.name]
-        return plan
+        return Plan(problem, kernel if kernel.refuse(problem) is None else None)
 
     return plan_for
 

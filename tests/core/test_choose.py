@@ -57,9 +57,25 @@ def test_the_kernel_of_an_ordinary_convolution(text, kernel, portable, refused, 
     assert (choice.kernel.name, choice.portable.name) == (kernel, portable)
     said = dict(choice.refused)
     assert all(part in said[name] for name, part in refused.items())
-    assert {"native", "direct"} & set(said) == {"native", "direct"} & set(refused)
+    names = [one.name for one in family_of(ConvProblem.parse(text)).kernels]
+    assert list(said) == names[: names.index(kernel)]
     whole = f"{kernel}: {choice.kernel.summary}" + "".join(f" Not {name}: {said}" for name, said in choice.refused)
     assert choice.reason == whole
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "said"),
+    [
+        ("float64", "cpu", "it computes float32 and bfloat16, and this is float64."),
+        ("float32", "cuda:0", "it runs on a CPU, and this is cuda:0."),
+    ],
+)
+def test_compiled_kernels_refuse_other_types_and_devices(dtype, device, said, monkeypatch):
+    monkeypatch.setenv("OMNICONV_NATIVE", "1")
+    problem = ConvProblem.parse("conv:c4_o4_k3x3_g4_pad1")
+    choice = choose(problem, dtype, device)
+    assert (choice.kernel.name, dict(choice.refused)["native"]) == ("direct", said)
+    assert choose(problem, "bfloat16").kernel.name == "native"
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)

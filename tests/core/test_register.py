@@ -115,8 +115,10 @@ WRONG = {
 
 @pytest.mark.parametrize(("change", "error", "text"), WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("used", [False, True], ids=["first", "after a good one"])
-def test_wrong_tensors_are_named_at_every_call(change, error, text, used):
+@pytest.mark.parametrize("kernel", ["native", "direct", "padded"])  # compiled; ATen's with bound numbers; without
+def test_wrong_tensors_are_named_at_every_call(change, error, text, used, kernel):
     plan, good = plan_of(), tensors()
+    plan = Plan(plan.problem, next(one for one in plan.family.kernels if one.name == kernel))
     if used:
         plan(*good)
     for _ in range(2):

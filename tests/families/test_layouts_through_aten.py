@@ -113,3 +113,33 @@ def test_compiled(text):
     for input in (tensors[0], channels_last(tensors[0]) if problem.dim == 2 else by_positions(tensors[0])):
         compiled = torch.compile(plan, fullgraph=True, backend="aot_eager")
         assert_close(compiled(input, *tensors[1:]), direct(problem, *(t.double() for t in (input, *tensors[1:]))))
+
+
+@pytest.mark.parametrize("text", [WIDE.format(29), DOUBLING.format(64), ROW.format(2)])
+def test_transforms(text):
+    """Samples of a map, gradients of each sample, a derivative forwards and gradients of gradients."""
+    problem = ConvProblem.parse(text)
+    input, weight, bias = tensors_of(problem)
+    plan = Plan(problem)
+    mapped = torch.vmap(lambda x: plan(x, weight, bias))(torch.stack([input, input + 1]))
+    assert_close(mapped[1], direct(problem, *(t.double() for t in (input + 1, weight, bias))))
+    grads = torch.vmap(torch.func.grad(lambda w, x: plan(x, w, bias).sum()), (None, 0))(weight, input[:, None])
+    whole = torch.func.grad(lambda w: direct(problem, input.double(), w, bias.double()).sum())(weight.double())
+    assert_close(grads.sum(0), whole)
+    _, tangent = torch.func.jvp(lambda x: plan(x, weight, bias), (input,), (input,))
+    assert_close(tangent, direct(problem, input.double(), weight.double(), None))
+    leaf = input.clone().requires_grad_()
+    (first,) = torch.autograd.grad(plan(leaf, weight, bias).square().sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    twin = input.double().requires_grad_()
+    given = [t.double() for t in (weight, bias)]
+    (once,) = torch.autograd.grad(direct(problem, twin, *given).square().sum(), twin, create_graph=True)
+    assert_close(second, *torch.autograd.grad(once.sum(), twin))
+
+
+def test_nothing_is_copied_under_autocast():
+    problem = ConvProblem.parse(WIDE.format(29))
+    tensors = tensors_of(problem)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not calls_in_channels_last(problem, tensors)
+        assert Plan(problem)(*tensors).dtype == torch.bfloat16

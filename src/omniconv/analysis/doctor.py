@@ -122,15 +122,24 @@ def _measured(machine: dict[str, Any], lang: str) -> list[tuple[str, str]]:
 def _torch() -> dict[str, Any]:
     import torch
 
-    from omniconv.core import library, register  # noqa: F401  # the second loads the first
-
-    level = library.isa()
     return {
-        "compiled kernels": f"for {level if level == 'base' else f'x86-64-{level}'}" if level else library.absent(),
+        "compiled kernels": _compiled(),
         "torch threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "oneDNN": torch.backends.mkldnn.is_available(),
     }
+
+
+def _compiled() -> str:
+    """For which instruction set kernels run, or why none do."""
+    from omniconv.core.library import absent, isa
+
+    try:
+        import omniconv.core.register  # noqa: F401  # loads the library
+    except ValueError as error:  # of OMNICONV_ISA
+        return str(error)
+    level = isa()
+    return absent() if not level else f"for {level}" if level == "base" else f"for x86-64-{level}"
 
 
 def _devices() -> tuple[str, ...]:

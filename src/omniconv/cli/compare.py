@@ -75,9 +75,10 @@ def command(*, html: Path | None, tail: Tail, **options: Any) -> None:
     if tail.verbose:
         from omniconv.core.choose import choose
 
+        where = str(comparison.options["dtype"]), str(comparison.options["device"])
         for row in comparison.rows:
             if row.problem is not None:
-                tail.note(f"{row.family}: {choose(row.problem).reason}")
+                tail.note(f"{row.family}: {choose(row.problem, *where).reason}")
     tail.emit(comparison)
     if html is not None:
         tail.write(html, comparison.to_html())

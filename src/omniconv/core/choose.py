@@ -9,6 +9,7 @@ from .family import Kernel, family_of
 from .library import absent
 from .problem import ConvProblem
 
+COMPILED_TYPES = ("float32", "bfloat16")
 MOST_CHANNELS_A_GROUP = 16
 
 
@@ -31,16 +32,16 @@ class Choice:
         return f"{self.kernel.name}: {self.kernel.summary}{said}"
 
 
-def choose(problem: ConvProblem) -> Choice:
-    """Return the first kernel of the problem's family that does not refuse it."""
+def choose(problem: ConvProblem, dtype: str = "float32", device: str = "cpu") -> Choice:
+    """Return the first kernel of the problem's family that does not refuse it, nor a type or a device."""
     refused: list[tuple[str, str]] = []
     chosen = None
     for kernel in family_of(problem).kernels:
         if chosen and kernel.compiled:
             continue
         why = kernel.refuse(problem)
-        if why is None and kernel.compiled and (missing := absent()):
-            why = f"{missing}."
+        if why is None and kernel.compiled:
+            why = _cannot_run(dtype, device)
         if why is None:
             chosen = chosen or kernel
             if not kernel.compiled:
@@ -48,6 +49,16 @@ def choose(problem: ConvProblem) -> Choice:
         elif chosen is None:
             refused.append((kernel.name, why))
     raise RuntimeError(f"every kernel of {problem.family!r} refused {problem}: {refused}")
+
+
+def _cannot_run(dtype: str, device: str) -> str | None:
+    """Why no kernel of the compiled library runs."""
+    if dtype not in COMPILED_TYPES:
+        return f"it computes {' and '.join(COMPILED_TYPES)}, and this is {dtype}."
+    if not device.startswith("cpu"):
+        return f"it runs on a CPU, and this is {device}."
+    missing = absent()
+    return f"{missing}." if missing else None
 
 
 def wide_groups(problem: ConvProblem) -> str | None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .native import transforming
 from .problem import ConvProblem
 
 Bound = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -53,8 +54,9 @@ def bound(problem: ConvProblem, **numbers: Any) -> Bound | None:
 
 def gains_by_copies(input: Tensor) -> bool:
     """Whether copies to channels last and back may pay: in eager code, for float32 in order on a CPU."""
-    plain = input.is_cpu and input.dtype == torch.float32 and input.is_contiguous()
-    return plain and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or transforming() or torch.is_autocast_enabled("cpu"):
+        return False
+    return input.is_cpu and input.dtype == torch.float32 and input.is_contiguous()
 
 
 def convolve_transposed(

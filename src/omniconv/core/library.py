@@ -24,7 +24,7 @@ def path() -> Path | None:
 def absent() -> str:
     """Why there are no compiled kernels, or "" where there are."""
     global _answer  # noqa: PLW0603  # looked for once: a trace must not ask for files
-    if os.environ.get("OMNICONV_NATIVE") == "0":
+    if os.environ.get("OMNICONV_NATIVE", "").lower() in ("0", "false", "no", "off"):
         return HIDDEN
     if _answer is None:
         _answer = _look()

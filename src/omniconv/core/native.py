@@ -32,7 +32,7 @@ from .flat import Flat
 
 Function = Callable[..., Tensor]
 TYPES = frozenset({torch.float32, torch.bfloat16})
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
 # Names of torch's own that are not promised to stay: found here at import, so that their absence fails at once.
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 OVERRIDEABLE = torch.ops.aten.convolution_overrideable.default._op  # noqa: SLF001
@@ -44,7 +44,7 @@ def plain(tensors: Sequence[Any]) -> bool:
     # `is_dynamo_compiling` is cheaper than `is_compiling`, and other tracers bring tensors of their own types.
     if torch.compiler.is_dynamo_compiling() or transforming() or forward_ad._current_level >= 0:  # noqa: SLF001
         return False
-    return all([t is None or type(t) in _PLAIN for t in tensors])  # noqa: C419  # a list is built faster than a generator
+    return all([t is None or type(t) in PLAIN for t in tensors])  # noqa: C419  # a list is built faster than a generator
 
 
 def lowered(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
@@ -93,7 +93,7 @@ class Native:
     @staticmethod
     def takes(input: Tensor) -> bool:
         """Whether the library has kernels for the type and the place of ``input``."""
-        return input.dtype in TYPES and input.is_cpu
+        return input.dtype in TYPES and input.is_cpu and input.layout is torch.strided
 
     def eager(
         self,

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .check import check_tensors
 from .choose import choose
-from .family import Family, families, family_of
+from .family import Family, Kernel, families, family_of
 from .library import load
-from .native import TYPES, Native, lowered, plain, transforming
+from .native import PLAIN, Native, lowered, plain, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
@@ -52,19 +52,20 @@ def operator(family: str, kernel: str) -> Any:
 class Plan:
     """A checked problem with the kernel that will run it; called with the family's tensors in schema order."""
 
-    def __init__(self, problem: ConvProblem) -> None:
+    def __init__(self, problem: ConvProblem, kernel: Kernel | None = None) -> None:
         self.problem = problem
         self.family = family_of(problem)
         self.family.check(problem)
         self.choice = choose(problem)
-        self._run, self._operator = _KERNELS[problem.family, self.choice.portable.name]
-        self._native = _NATIVE.get((problem.family, self.choice.kernel.name))
+        kernel = kernel or self.choice.kernel  # a test's, whatever the chooser says
+        portable = self.choice.portable if kernel.compiled else kernel
+        self._run, self._operator = _KERNELS[problem.family, portable.name]
+        self._native = _NATIVE.get((problem.family, kernel.name))
         self._accepted: set[Any] = set()
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
         self._bound: Function | None = None
         self._flat = self._overrideable = None
         if self._numbers is not None:
-            kernel = self.choice.kernel
             if self._native is not None:
                 self._flat = self._native.flat.pack(self._numbers)
                 self._overrideable = kernel.overrideable(*self._numbers)
@@ -113,9 +114,9 @@ class Plan:
         """
         input: Any = tensors[0]
         if self._native is not None:
-            if not plain(tensors) or input is None or input.dtype not in TYPES or torch.is_autocast_enabled("cpu"):
+            if not plain(tensors) or input is None or not Native.takes(input) or torch.is_autocast_enabled("cpu"):
                 return False
-        elif type(input) is not Tensor:
+        elif type(input) is not Tensor or not (input.is_floating_point() or input.is_complex()):
             return False
         if current_listener() is not None:
             return False
@@ -126,7 +127,7 @@ class Plan:
             if tensor is None:
                 if shape is not None:
                     return False
-            elif not tensor.is_cpu or (tensor is not input and tensor.shape != shape):
+            elif type(tensor) not in PLAIN or not tensor.is_cpu or (tensor is not input and tensor.shape != shape):
                 return False
         return True
 
@@ -167,7 +168,8 @@ class Plan:
                     return native.eager(self._run, narrow, self._packed(tensors), self._overrideable)
                 if compiling and not transforming():
                     return native.operator(*narrow, self._packed(tensors))
-        return (self._operator if compiling else self._run)(*tensors, *self._arguments(tensors))
+        recorded = compiling and not torch.compiler.is_exporting()  # a program holds ATen's operators
+        return (self._operator if recorded else self._run)(*tensors, *self._arguments(tensors))
 
     def _packed(self, tensors: tuple[Tensor | None, ...]) -> tuple[int, ...]:
         assert self._native is not None  # noqa: S101

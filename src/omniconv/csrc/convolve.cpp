@@ -17,8 +17,9 @@ Tensor sums(const Bound& bound, bool scatter, const Tensor& from, const int64_t*
 void weight_gradient(const Bound& bound, const Tensor& wide, const Tensor& narrow, const Weights& gradient,
                      void* bias_gradient) {
   const Tensor first = readable(wide), second = readable(narrow);
-  Workspace workspace(kernels().gradient_floats(bound.problem, view(first), view(second), host()));
-  kernels().gradient(bound.problem, view(first), view(second), gradient, bias_gradient, workspace.data, host());
+  const Host threads = host();
+  Workspace workspace(kernels().gradient_floats(bound.problem, view(first), view(second), threads));
+  kernels().gradient(bound.problem, view(first), view(second), gradient, bias_gradient, workspace.data, threads);
 }
 
 Tensor channel_totals(const Tensor& tensor, const Seen& like) {

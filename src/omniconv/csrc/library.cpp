@@ -2,6 +2,7 @@
 // What the library does once: it picks the instruction set, lends threads and memory, and says what it picked.
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -45,7 +46,7 @@ const Kernels* pick() {
   return nullptr;
 }
 
-const Kernels* picked = pick();
+const Kernels* picked = pick();  // again at each call where it found none
 
 void parallel(int64_t count, Body body, void* context) {
   const auto run = [body, context](int64_t begin, int64_t end) { body(context, begin, end); };
@@ -63,8 +64,11 @@ void* scratch(int64_t bytes) {
   thread_local Scratch mine;
   if (mine.size < bytes) {
     std::free(mine.data);
-    mine.size = (bytes + (2 << 20) - 1) >> 21 << 21;
-    mine.data = std::aligned_alloc(2 << 20, mine.size);
+    mine.size = 0;
+    const int64_t size = (bytes + (2 << 20) - 1) >> 21 << 21;
+    mine.data = std::aligned_alloc(2 << 20, size);
+    if (!mine.data) throw std::bad_alloc();
+    mine.size = size;
 #if defined(__linux__)
     madvise(mine.data, mine.size, MADV_HUGEPAGE);  // else its pages miss the first buffer of addresses: 7 % slower
 #endif
@@ -77,7 +81,7 @@ std::string isa() { return kernels().isa; }
 }  // namespace
 
 const Kernels& kernels() {
-  if (!picked) {
+  if (!picked && !(picked = pick())) {
     std::string names;
     for (const Kernels* one : able()) names += std::string(names.empty() ? "" : ", ") + one->isa;
     const char* wanted = std::getenv("OMNICONV_ISA");

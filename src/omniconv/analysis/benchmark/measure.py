@@ -73,7 +73,7 @@ def measured(
 
 def _row(benchmark: Benchmark, names: Sequence[str], machine: Machine, seconds: float, *, rt: bool) -> Row:
     """One benchmark: nothing is timed whose answer is wrong, and nothing at all where omniconv's is."""
-    kernel = choose(benchmark.problem).kernel.name
+    kernel = choose(benchmark.problem, benchmark.dtype, machine.device).kernel.name
     operands = operands_of(benchmark, machine.device)
     right = right_answer(benchmark, operands)
     calls: dict[str, Callable[[], object]] = {}

@@ -83,12 +83,12 @@ def compare(
         raise ValueError(
             f"`up` (={scale}) and `stride` (={position.stride}) cannot both be above 1; use up=1 or stride=1."
         )
-    itemsize = BYTES[one_of("dtype", dtype, tuple(BYTES))]
+    one_of("dtype", dtype, tuple(BYTES))
     _check_timing(sort, time, str(device), channels_last, threads, seconds)
     names = chosen(only, skip)
     baseline = next(iter(settings().values()))[1]
     standard = baseline.build(enlarged(position, baseline, scale))
-    rows = [_row(name, position, scale, itemsize) for name in names]
+    rows = [_row(name, position, scale, dtype, str(device)) for name in names]
     options = {"up": scale, "dtype": dtype, "device": str(device), "channels_last": channels_last}
     comparison = Comparison(position, standard, tuple(rows), options)
     if time:
@@ -176,7 +176,7 @@ def enlarged(position: Position, setting: Setting, up: int) -> Position:
     return replace(position, in_size=tuple(up * i for i in position.in_size))
 
 
-def _row(name: str, position: Position, up: int, itemsize: int) -> Row:
+def _row(name: str, position: Position, up: int, dtype: str, device: str) -> Row:
     family, setting = settings()[name]
     baseline = next(iter(settings().values()))[1]
     try:
@@ -199,7 +199,7 @@ def _row(name: str, position: Position, up: int, itemsize: int) -> Row:
         large = sizes(standard.in_size or ())
         said.append(f"reads the input enlarged to {large}, where its RF lies; enlarging it is not counted")
     parts = tuple(
-        Part(s.name, s.params.value + s.bias, s.macs.value, s.flops, s.elements * itemsize) for s in cost.steps
+        Part(s.name, s.params.value + s.bias, s.macs.value, s.flops, s.elements * BYTES[dtype]) for s in cost.steps
     )
     return Row(
         name,
@@ -212,11 +212,11 @@ def _row(name: str, position: Position, up: int, itemsize: int) -> Row:
         cost.macs / own if own else None,
         tuple(axis.size for axis in field),
         family.unbounded(problem),
-        cost.bytes(itemsize),
+        cost.bytes(BYTES[dtype]),
         cost.flops,
         cost.sampling,
         cost.exponentials,
-        choose(problem).kernel.name,
+        choose(problem, dtype, device).kernel.name,
         parts,
     )
 

@@ -80,7 +80,7 @@ def explain(
         _must_be("padding", asked, problem.padding, setting)
     cost = record.cost(problem)
     walks = tuple(Walk(s, None if s.walk is None else count_products(s.walk)) for s in cost.steps) if proof else ()
-    return Explanation(record, setting, problem, cost, choose(problem), itemsize, walks)
+    return Explanation(record, setting, problem, cost, choose(problem, dtype), itemsize, walks)
 
 
 def _must_have(setting: Setting, problem: ConvProblem, name: str, value: Any) -> None:

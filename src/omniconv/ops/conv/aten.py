@@ -13,7 +13,7 @@ from omniconv.core.convolve import Bound, bound, convolve, gains_by_copies
 from omniconv.core.pad import pad
 from omniconv.core.problem import ConvProblem
 
-# Of the sizes that a layer learns only from its input; measured on a Xeon of the fourth generation, as in choose.py.
+# Of the sizes that a layer learns only from its input; measured as docs/decisions/0004 says.
 MORE_COLUMNS_THAN = 28
 LEAST_POSITIONS = 256
 

@@ -85,8 +85,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor 
   if (wanted) {
     const Tensor from = readable(input), by = readable(grad);
     const View wide = view(from), narrow = view(by);
+    const Host threads = host();
     const auto run = [&](float* workspace) {
-      return kernels().separable_gradient(call.problem, wide, narrow, call.column, call.row, to, workspace, host());
+      return kernels().separable_gradient(call.problem, wide, narrow, call.column, call.row, to, workspace, threads);
     };
     const Workspace workspace(run(nullptr));
     run(workspace.data);
