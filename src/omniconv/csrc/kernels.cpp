@@ -6,6 +6,7 @@
 #include "blocked_sums.h"
 #include "direct_sums.h"
 #include "planar_gradient.h"
+#include "planar_products.h"
 #include "planar_sums.h"
 #include "separable_gradient.h"
 #include "separable_sums.h"
@@ -36,6 +37,7 @@ void sums(const Problem& problem, bool scatter, const View& input, const View& o
 }
 
 int64_t gradient_floats(const Problem& problem, const View& wide, const View& narrow, const Host& host) {
+  if (SquareGradient::suits(problem, wide, narrow)) return 0;
   if (PlanarGradient<float>::suits(problem, wide, narrow))
     return PlanarGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
   return BlockedGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
@@ -44,6 +46,10 @@ int64_t gradient_floats(const Problem& problem, const View& wide, const View& na
 template <class T>
 void gradient_by(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
                  float* workspace, const Host& host) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (SquareGradient::suits(problem, wide, narrow))
+      return SquareGradient(problem, wide, narrow, weights, static_cast<float*>(bias), host).run();
+  }
   if (PlanarGradient<T>::suits(problem, wide, narrow)) {
     PlanarGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
   } else {

@@ -22,6 +22,7 @@ constexpr bool HAS_SQUARES = false;  // without masks
 
 constexpr int MOST_SQUARE = 7, AHEAD = 3;
 constexpr int64_t SQUARE_TASKS = 32, SQUARE_TASK_WORK = 16000;
+constexpr int64_t SQUARE_COPY = 2 * V;  // floats of a copied row
 constexpr int64_t MOST_SQUARE_PLANES = 256;  // that one output meets
 
 // A plane that outputs meet, and its weights.
@@ -123,6 +124,32 @@ inline SquareTile square_tile_of(bool first, bool last) {
                : (last ? square_tile<R, K, 0, K / 2> : square_tile<R, K, 0, 0>);
 }
 
+inline Inside inside_of(int64_t from, int64_t width) {
+  const int64_t begin = least(most(-from, 0), V);
+  return lanes_inside(begin, most(least(width - from, V), begin));
+}
+
+void list_square_strips(SquareStrip* strips, int64_t width, int64_t taps) {
+  for (int64_t i = 0; i * V < width; ++i) {
+    SquareStrip& strip = strips[i];
+    strip.output = i * V;
+    strip.input = strip.output - taps / 2;
+    for (int64_t tap = 0; tap < taps; ++tap)
+      strip.inside[tap] = inside_of(strip.input + tap, width) & inside_of(strip.output, width);
+    strip.wanted = inside_of(strip.output, width);
+  }
+}
+
+// Rows low … high - 1 of a plane, from column `column`, as they stand behind row `first`, with zeros around them.
+void copy_square_rows(float* to, const float* plane, int64_t line, int64_t first, int64_t low, int64_t high,
+                      int64_t column, int64_t width) {
+  const Inside own = inside_of(column, width), behind = inside_of(column + V, width);
+  for (int64_t at = low; at < high; ++at) {
+    store(to + (at - first) * SQUARE_COPY, load_inside(plane + at * line, own));
+    store(to + (at - first) * SQUARE_COPY + V, load_inside(plane + at * line + V, behind));
+  }
+}
+
 template <Way WAY>
 struct SquareSums {
   const Problem& problem;
@@ -142,8 +169,9 @@ struct SquareSums {
   // Where whole tiles waste few rows.
   static int64_t lines_for(int64_t height) {
     const int64_t tall = ceil_div(height, 14) * 14, low = ceil_div(height, 8) * 8;
-    const int64_t lines = height >= 14 && tall * 10 <= low * 11 ? 14 : 8;
-    return height >= lines && (lines == 14 ? tall : low) * 4 <= height * 5 ? lines : 0;
+    const auto fits = [&](int64_t lines, int64_t rows) { return height >= lines && rows * 4 <= height * 5; };
+    if (fits(14, tall) && tall * 10 <= low * 11) return 14;
+    return fits(8, low) ? 8 : fits(14, tall) ? 14 : 0;
   }
 
   // Other planes under 3 × 3 taps are those of planar_three.h.
@@ -153,14 +181,19 @@ struct SquareSums {
   }
 
   static bool suits(const Problem& problem, const View& input, const View& output) {
+    return fits(problem, input, output) && is_square(problem.axis[2].taps, problem) &&
+           problem.axis[0].taps * channels_met(problem) <= MOST_SQUARE_PLANES;
+  }
+
+  static bool fits(const Problem& problem, const View& input, const View& output) {
     const Axis &rows = problem.axis[1], &columns = problem.axis[2];
     const auto keeps = [](const Axis& axis) {
       return axis.stride == 1 && axis.dilation == 1 && axis.before == axis.taps / 2 && axis.narrow == axis.wide;
     };
     return HAS_SQUARES && input.type == Type::float32 && input.axis[2] == 1 && output.axis[2] == 1 &&
            input.batch >= 0 && input.channel >= 0 && input.axis[0] >= 0 && input.axis[1] >= 0 &&
-           rows.taps == columns.taps && columns.wide >= V / 2 && is_square(rows.taps, problem) && keeps(rows) && keeps(columns) &&
-           lines_for(rows.wide) && problem.axis[0].taps * channels_met(problem) <= MOST_SQUARE_PLANES;
+           rows.taps == columns.taps && rows.taps % 2 == 1 && rows.taps >= 3 && rows.taps <= MOST_SQUARE &&
+           keeps(rows) && keeps(columns) && columns.wide >= V / 2 && lines_for(rows.wide);
   }
 
   SquareSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const float* bias,
@@ -195,12 +228,11 @@ struct SquareSums {
   int64_t planes() const { return problem.axis[0].taps * variants; }
   int64_t rows() const { return lines + taps - 1; }
   int64_t square() const { return ceil_div(taps * taps, V) * V; }
-  static constexpr int64_t COPY_PITCH = 2 * V;
 
   int64_t scratch_bytes() const {
     return omniconv::lines(strip_count * int64_t(sizeof(SquareStrip))) +
-           2 * omniconv::lines(planes() * int64_t(sizeof(SquarePlane))) + omniconv::lines(planes() * 8) + planes() * square() * 4 +
-           planes() * rows() * COPY_PITCH * 4;
+           2 * omniconv::lines(planes() * int64_t(sizeof(SquarePlane))) + omniconv::lines(planes() * 8) +
+           planes() * (square() + rows() * SQUARE_COPY) * 4;
   }
 
   void run() {
@@ -234,26 +266,10 @@ struct SquareSums {
       copied = arena.take<SquarePlane>(whole.planes());
       weight_places = arena.take<int64_t>(whole.planes());
       turned = arena.take<float>(whole.planes() * whole.square());
-      copy = arena.take<float>(whole.planes() * whole.rows() * COPY_PITCH);
+      copy = arena.take<float>(whole.planes() * whole.rows() * SQUARE_COPY);
       squares.planes = planes;
       squares.pitch = whole.input.axis[1];
-      list_strips();
-    }
-
-    void list_strips() const {
-      const int64_t reach = whole.taps / 2;
-      for (int64_t i = 0; i < whole.strip_count; ++i) {
-        SquareStrip& strip = strips[i];
-        strip.output = i * V;
-        strip.input = strip.output - reach;
-        for (int64_t tap = 0; tap < whole.taps; ++tap) strip.inside[tap] = inside(strip.input + tap);
-        strip.wanted = inside(strip.output);
-      }
-    }
-
-    Inside inside(int64_t from) const {
-      const int64_t begin = least(most(-from, 0), V);
-      return lanes_inside(begin, most(least(whole.width - from, V), begin));
+      list_square_strips(strips, whole.width, whole.taps);
     }
 
     void work(Dealer& dealer) {
@@ -295,7 +311,7 @@ struct SquareSums {
           weight_places[count] = variant * weight_step + (steps.first + steps.step * i) * whole.taps * whole.taps;
           const int64_t weights = WAY == Way::GATHER ? weight_places[count] : count * whole.square();
           planes[count] = {input, weights};
-          copied[count] = {count * whole.rows() * COPY_PITCH, weights};
+          copied[count] = {count * whole.rows() * SQUARE_COPY, weights};
           ++count;
         }
       squares.count = count;
@@ -346,18 +362,13 @@ struct SquareSums {
 
     __attribute__((noinline)) void sum_copied(SquareTile tile, const SquareStrip& strip, int64_t row, int64_t low,
                                               int64_t high, float start, float* out) const {
-      const Inside own = inside(strip.input), behind = inside(strip.input + V);
       for (int64_t i = 0; i < squares.count; ++i)
-        for (int64_t at = low; at < high; ++at) {
-          const float* from = squares.input + planes[i].input + at * squares.pitch + strip.input;
-          float* to = copy + copied[i].input + (at - row) * COPY_PITCH;
-          store(to, load_inside(from, own));
-          store(to + V, load_inside(from + V, behind));
-        }
+        copy_square_rows(copy + copied[i].input, squares.input + planes[i].input + strip.input, squares.pitch, row, low,
+                         high, strip.input, whole.width);
       Squares copies = squares;
       copies.input = copy;
       copies.planes = copied;
-      copies.pitch = COPY_PITCH;
+      copies.pitch = SQUARE_COPY;
       SquareStrip first = strip;
       first.input = 0;
       tile(copies, first, 0, start, out, whole.output.axis[1]);
