@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gradient of a convolution's weights, block by block of channels of the narrow tensor.
-//
-// Each part of the samples, rows and columns has sums of its own, and the parts are added in order: how they are cut
-// depends on the problem alone, so that any number of threads gives the same bits.
 #pragma once
 
+#include "blocked_parts.h"
 #include "blocked_ring.h"
 #include "blocked_rows.h"
 #include "tasks.h"
 
 namespace omniconv {
 namespace {
-
-constexpr int64_t LEAST_PARTS = 16;  // times blocks: enough for several threads to share
-constexpr int64_t LEAST_PART_WORK = 4096;
 
 template <class T>
 struct BlockedGradient {
@@ -26,7 +21,8 @@ struct BlockedGradient {
 
   Channels channels;
   Ring<T, Way::GATHER> ring;
-  int64_t rows, list, taps, band, bands, units, parts;
+  int64_t rows, list, taps, band, bands, units;
+  Parts<T> parts;
 
   BlockedGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
                   T* bias_gradient, const Host& host)
@@ -37,7 +33,8 @@ struct BlockedGradient {
         bias_gradient(bias_gradient),
         host(host),
         channels{problem.groups, problem.narrow, problem.wide},
-        ring(problem, channels, wide) {
+        ring(problem, channels, wide),
+        parts{problem, channels, gradient, bias_gradient, 0, 0} {
     rows = problem.axis[0].narrow * problem.axis[1].narrow;
     list = problem.axis[0].taps * problem.axis[1].taps * channels.variants;
     taps = list * problem.axis[2].taps;
@@ -47,14 +44,14 @@ struct BlockedGradient {
     band = ceil_div(rows, bands);
     bands = ceil_div(rows, band);
     units = problem.batch * ring.chunks * bands;
-    parts = most(least(least(wanted, afforded), units), 1);
+    parts.taps = taps;
+    parts.parts = most(least(least(wanted, afforded), units), 1);
   }
 
   // Vector multiply-adds of one block.
   int64_t work() const { return problem.batch * rows * ring.columns * taps; }
 
-  int64_t sums_of_part() const { return (taps + 1) * V; }  // and one of the bias
-  int64_t sums() const { return channels.blocks() * parts * sums_of_part(); }
+  int64_t sums() const { return parts.floats(); }
 
   int64_t scratch_bytes() const {
     return ring.bytes() + lines(ring.chunk * V * 4) + 3 * lines(list * 8) + lines(list * 8);
@@ -62,15 +59,10 @@ struct BlockedGradient {
 
   // `sums` has room for sums() floats.
   void run(float* sums) {
-    Split split{ring.groups, 1, parts, 1, parts, 1, 1, narrow.channel == 1};
+    Split split{ring.groups, 1, parts.parts, 1, parts.parts, 1, 1, narrow.channel == 1};
     if (work() * channels.blocks() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
     run_tasks(host, split, [&](Dealer& dealer) { work_on(dealer, sums); });
-    Split finish{channels.blocks(), 1, 1, 1, 1, 1, 1, false};
-    if (taps * parts * channels.blocks() > SERIAL_WORK / V) finish.threads = split.threads;
-    run_tasks(host, finish, [&](Dealer& dealer) {
-      Task task;
-      while (dealer.deal(task)) add_parts(task.block, sums);
-    });
+    parts.add(host, split.threads, sums);
   }
 
   void work_on(Dealer& dealer, float* all_sums) const {
@@ -83,9 +75,10 @@ struct BlockedGradient {
     Task task;
     while (dealer.deal(task)) {
       const int64_t part = task.first_row;
-      for (int64_t block = task.block * ring.group; block < least((task.block + 1) * ring.group, channels.blocks()); ++block)
-        std::memset(all_sums + (block * parts + part) * sums_of_part(), 0, sums_of_part() * sizeof(float));
-      for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+      const int64_t first_block = task.block * ring.group;
+      const int64_t end_block = least(first_block + ring.group, channels.blocks());
+      parts.clear(all_sums, first_block, end_block, part);
+      for (int64_t unit = units * part / parts.parts; unit < units * (part + 1) / parts.parts; ++unit) {
         const int64_t sample = unit / (ring.chunks * bands), cut = unit / bands % ring.chunks;
         const int64_t begin = cut * ring.chunk, count = least(ring.chunk, ring.columns - begin);
         const int64_t top = unit % bands * band, bottom = least(top + band, rows);
@@ -93,7 +86,7 @@ struct BlockedGradient {
         const int64_t lead = (problem.axis[2].stride * begin - problem.axis[2].before - packed.lowest) * V;
         for (int64_t first = top; first < bottom; first = ring.end_of_band(first, bottom)) {
           for (int64_t block = packed.first_block; block < packed.first_block + packed.blocks; ++block) {
-            float* sums = all_sums + (block * parts + part) * sums_of_part();
+            float* sums = parts.at(all_sums, block, part);
             const Lanes own = channels.own(block);
             const int64_t plane = first / problem.axis[1].narrow, end = ring.end_of_band(first, bottom);
             for (int64_t row = first; row < end; ++row) {
@@ -128,26 +121,6 @@ struct BlockedGradient {
     }
     if (p < count) even += load(factor + p * step);
     store(sum, even + odd);
-  }
-
-  // The sums stand by rows of taps, variants, then the taps of the row; the gradient has its taps in a row.
-  void add_parts(int64_t block, float* all_sums) const {
-    float* whole = all_sums + block * parts * sums_of_part();
-    for (int64_t part = 1; part < parts; ++part) {
-      const float* other = whole + part * sums_of_part();
-      for (int64_t i = 0; i < sums_of_part(); i += V) store(whole + i, load(whole + i) + load(other + i));
-    }
-    const Lanes own = channels.own(block);
-    const int64_t rows_of_taps = problem.axis[0].taps * problem.axis[1].taps, taps_of_row = problem.axis[2].taps;
-    for (int64_t lane = 0; lane < own.count; ++lane) {
-      const int64_t to = channels.weight_at<Way::GATHER>(gradient, own.lowest + lane);
-      for (int64_t row = 0; row < rows_of_taps; ++row)
-        for (int64_t variant = 0; variant < channels.variants; ++variant)
-          for (int64_t tap = 0; tap < taps_of_row; ++tap)
-            gradient.set(to + variant * gradient.wide + row * taps_of_row + tap,
-                         whole[((row * channels.variants + variant) * taps_of_row + tap) * V + lane]);
-      if (bias_gradient) omniconv::narrow(bias_gradient + own.lowest + lane, whole[taps * V + lane]);
-    }
   }
 };
 

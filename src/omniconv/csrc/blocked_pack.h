@@ -22,7 +22,7 @@ struct Lanes {
     lanes.dense = share == 1 && times == 1;
     for (int64_t lane = 0; lane < V; ++lane) {
       const int64_t held = lane < lanes.count ? lane : 0;
-      lanes.channel[lane] = (first + held) / share * times + extra;
+      lanes.channel[lane] = (lanes.dense ? first + held : (first + held) / share * times) + extra;
     }
     lanes.lowest = lanes.channel[0];
     lanes.span = lanes.channel[lanes.count - 1] - lanes.lowest + 1;
@@ -53,9 +53,11 @@ OMNICONV_INLINE void pack_shuffled(float* block, const T* from, int64_t step, in
     for (int64_t p = 0; p < count; ++p) block[p * V + lane] = 0;
 }
 
-// block[p * V + lane] = from[at[lane] + p], zeros in lanes from `lanes` on: V positions of V lanes are loaded and transposed.
+// block[p * V + lane] = from[at[lane] + p], zeros in lanes from `lanes` on: V positions of V lanes are loaded and
+// transposed.
 template <class T>
-OMNICONV_INLINE void pack_transposed(float* block, const T* from, const int64_t (&at)[V], int64_t count, int64_t lanes) {
+OMNICONV_INLINE void pack_transposed(float* block, const T* from, const int64_t (&at)[V], int64_t count,
+                                     int64_t lanes) {
   for (int64_t p = 0; p < count; p += V) {
     const int64_t some = count - p < V ? count - p : V;
     vec rows[V];

@@ -69,8 +69,8 @@ void gather_tile(const WalkOf<T>& walk, int64_t at, T* out) {
   }
 }
 
-// The same for taps side by side (or, flipped, from the last to the first), TAPS at a time, with each input loaded once for
-// all of these that it meets, and their weights in registers. What is left of a row is summed tap by tap.
+// The same for taps side by side (or, flipped, from the last to the first), TAPS at a time, with each input loaded once
+// for all of these that it meets, and their weights in registers. What is left of a row is summed tap by tap.
 template <class T, int TILE, bool EDGE, int TAPS, int STRIDE>
 void slide_tile(const WalkOf<T>& walk, int64_t at, T* out) {
   const bool flipped = walk.hop < 0;

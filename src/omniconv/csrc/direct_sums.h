@@ -78,7 +78,8 @@ struct DirectSums {
   }
 
   // Blocks first … first + group - 1 of a task.
-  void sum_task(const Task& task, int64_t first, const float* packed, const int64_t* phase_at, TapRowOf<T>* rows) const {
+  void sum_task(const Task& task, int64_t first, const float* packed, const int64_t* phase_at,
+                TapRowOf<T>* rows) const {
     const int64_t begin = task.chunk * chunk, count = least(chunk, columns - begin);
     const int64_t height = outputs_of<WAY>(problem.axis[1]);
     const float* filters = packed + first * weights.floats;
@@ -101,7 +102,8 @@ struct DirectSums {
   }
 
   // Lists the rows of inputs that a row of outputs meets, with the weights of the first block.
-  int64_t meet(const int64_t (&place)[2], int64_t sample, int64_t lane, const float* filters, int64_t taps, TapRowOf<T>* rows) const {
+  int64_t meet(const int64_t (&place)[2], int64_t sample, int64_t lane, const float* filters, int64_t taps,
+               TapRowOf<T>* rows) const {
     const Steps outer = steps_of<WAY>(problem.axis[0], place[0]), inner = steps_of<WAY>(problem.axis[1], place[1]);
     const T* from = static_cast<const T*>(input.data) + sample * input.batch + lane;
     int64_t found = 0;

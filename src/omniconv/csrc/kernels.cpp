@@ -4,6 +4,7 @@
 
 #include "blocked_gradient.h"
 #include "blocked_sums.h"
+#include "direct_gradient.h"
 #include "direct_sums.h"
 #include "planar_gradient.h"
 #include "planar_products.h"
@@ -38,6 +39,8 @@ void sums(const Problem& problem, bool scatter, const View& input, const View& o
 
 int64_t gradient_floats(const Problem& problem, const View& wide, const View& narrow, const Host& host) {
   if (SquareGradient::suits(problem, wide, narrow)) return 0;
+  if (DirectGradient<float>::suits(problem, wide, narrow))
+    return DirectGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
   if (PlanarGradient<float>::suits(problem, wide, narrow))
     return PlanarGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
   return BlockedGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
@@ -50,7 +53,9 @@ void gradient_by(const Problem& problem, const View& wide, const View& narrow, c
     if (SquareGradient::suits(problem, wide, narrow))
       return SquareGradient(problem, wide, narrow, weights, static_cast<float*>(bias), host).run();
   }
-  if (PlanarGradient<T>::suits(problem, wide, narrow)) {
+  if (DirectGradient<T>::suits(problem, wide, narrow)) {
+    DirectGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
+  } else if (PlanarGradient<T>::suits(problem, wide, narrow)) {
     PlanarGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
   } else {
     BlockedGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
