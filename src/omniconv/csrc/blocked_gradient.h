@@ -5,6 +5,7 @@
 #include "blocked_parts.h"
 #include "blocked_ring.h"
 #include "blocked_rows.h"
+#include "blocked_turns.h"
 #include "tasks.h"
 
 namespace omniconv {
@@ -21,7 +22,7 @@ struct BlockedGradient {
 
   Channels channels;
   Ring<T, Way::GATHER> ring;
-  int64_t rows, list, taps, band, bands, units;
+  int64_t rows, list, turn_taps, taps, band, bands, units;
   Parts<T> parts;
 
   BlockedGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
@@ -36,8 +37,9 @@ struct BlockedGradient {
         ring(problem, channels, wide),
         parts{problem, channels, gradient, bias_gradient, 0, 0} {
     rows = problem.axis[0].narrow * problem.axis[1].narrow;
-    list = problem.axis[0].taps * problem.axis[1].taps * channels.variants;
-    taps = list * problem.axis[2].taps;
+    list = problem.axis[0].taps * problem.axis[1].taps * channels.copies();
+    turn_taps = list * problem.axis[2].taps;
+    taps = channels.turns() * turn_taps;
     const int64_t wanted = ceil_div(LEAST_PARTS, ring.groups);
     const int64_t afforded = most(work() / LEAST_PART_WORK, 1);
     bands = least(ceil_div(wanted, most(problem.batch * ring.chunks, 1)), ceil_div(rows, 2 * ring.least_rows()));
@@ -54,7 +56,7 @@ struct BlockedGradient {
   int64_t sums() const { return parts.floats(); }
 
   int64_t scratch_bytes() const {
-    return ring.bytes() + lines(ring.chunk * V * 4) + 3 * lines(list * 8) + lines(list * 8);
+    return ring.bytes() + 2 * lines(ring.chunk * V * 4) + 3 * lines(list * 8);
   }
 
   // `sums` has room for sums() floats.
@@ -69,9 +71,13 @@ struct BlockedGradient {
     Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};
     typename Ring<T, Way::GATHER>::Rows packed(ring, arena);
     float* factors = arena.take<float>(ring.chunk * V);
+    float* turned = arena.take<float>(ring.chunk * V);
     const float** met = arena.take<const float*>(list);
     int64_t* places = arena.take<int64_t>(list);
     float** sums_of = arena.take<float*>(list);
+    ivec lanes_at[V];
+    for (int64_t turn = 0; turn < channels.turns(); ++turn)
+      for (int64_t lane = 0; lane < V; ++lane) lanes_at[turn][lane] = int32_t(channels.after(lane, turn));
     Task task;
     while (dealer.deal(task)) {
       const int64_t part = task.first_row;
@@ -102,8 +108,9 @@ struct BlockedGradient {
                 met[i] += lead;
                 sums_of[i] = sums + places[i] * problem.axis[2].taps * V;
               }
-              correlate_rows(sums_of, factor, step, met, found, problem.axis[2].taps, problem.axis[2].stride * V,
-                             problem.axis[2].dilation * V, count);
+              const TurnedRow turned_row{sums_of, turn_taps * V, factor, step, met, found, problem.axis[2].taps,
+                                         problem.axis[2].stride * V, problem.axis[2].dilation * V, count};
+              correlate_turns(turned_row, channels.turns(), lanes_at, turned);
               if (bias_gradient) add_row(sums + taps * V, factor, step, count);
             }
           }

@@ -15,14 +15,16 @@ struct Lanes {
   int64_t channel[V];
   bool dense;  // lane l holds channel lowest + l
 
-  // Lane l of the block that begins at `first` of all lanes: channel (first + l) / share * times + extra.
-  static Lanes of(int64_t first, int64_t all, int64_t share, int64_t times, int64_t extra) {
+  // Lane l of the block that begins at `first` of all lanes: channel (first + l) / share * times + extra + l % turns, a power of two.
+  static Lanes of(int64_t first, int64_t all, int64_t share, int64_t times, int64_t extra, int64_t turns = 1) {
     Lanes lanes;
     lanes.count = all - first < V ? all - first : V;
-    lanes.dense = share == 1 && times == 1;
+    lanes.dense = true;
+    const bool straight = share == 1 && times == 1;  // divisions cost more than the rest
     for (int64_t lane = 0; lane < V; ++lane) {
       const int64_t held = lane < lanes.count ? lane : 0;
-      lanes.channel[lane] = (lanes.dense ? first + held : (first + held) / share * times) + extra;
+      lanes.channel[lane] = (straight ? first + held : (first + held) / share * times) + extra + (held & (turns - 1));
+      if (lanes.channel[lane] != lanes.channel[0] + held) lanes.dense = false;
     }
     lanes.lowest = lanes.channel[0];
     lanes.span = lanes.channel[lanes.count - 1] - lanes.lowest + 1;
@@ -100,11 +102,34 @@ void pack_row(float* block, const T* from, int64_t channel, int64_t step, int64_
 
 // Several blocks of V channels side by side at once, so that a position is read from end to end: block number b, of the
 // channels from first[b] on, goes to block + b * apart.
-template <class T>
+template <int BLOCKS, class T>
 void pack_blocks(float* block, int64_t apart, const T* from, int64_t step, int64_t count, const int64_t* first,
                  int64_t blocks) {
+  if constexpr (BLOCKS > 1) {
+    if (blocks < BLOCKS) return pack_blocks<BLOCKS - 1>(block, apart, from, step, count, first, blocks);
+  }
+  // Unrolled, so that each load has a stride of its own for the processor to see.
   for (int64_t p = 0; p < count; ++p)
-    for (int64_t b = 0; b < blocks; ++b) store(block + b * apart + p * V, load(from + p * step + first[b]));
+#pragma GCC unroll 8
+    for (int b = 0; b < BLOCKS; ++b) store(block + b * apart + p * V, load(from + p * step + first[b]));
+}
+
+// to[at[lane] + p] = block[p * V + lane], for p < count and lane < lanes.
+template <class T>
+OMNICONV_INLINE void unpack_transposed(T* to, const int64_t (&at)[V], const float* block, int64_t count, int64_t lanes) {
+  for (int64_t p = 0; p < count; p += V) {
+    const int64_t some = count - p < V ? count - p : V;
+    vec rows[V];
+#pragma GCC unroll 16
+    for (int i = 0; i < V; ++i) rows[i] = load(block + (p + (i < some ? i : 0)) * V);
+    transpose(rows);
+#pragma GCC unroll 16
+    for (int lane = 0; lane < V; ++lane) {
+      if (lane >= lanes) break;
+      T* own = to + at[lane] + p;
+      some == V ? store(own, rows[lane]) : store_first(own, rows[lane], some);
+    }
+  }
 }
 
 // The way back, for `lanes` channels that lie side by side: to[lane * channel + p * step] = block[p * V + lane].
@@ -115,19 +140,9 @@ void unpack_row(T* to, int64_t channel, int64_t step, const float* block, int64_
   } else if (channel == 1) {
     for (int64_t p = 0; p < count; ++p) store_first(to + p * step, load(block + p * V), lanes);
   } else if (step == 1) {
-    for (int64_t p = 0; p < count; p += V) {
-      const int64_t some = count - p < V ? count - p : V;
-      vec rows[V];
-#pragma GCC unroll 16
-      for (int i = 0; i < V; ++i) rows[i] = load(block + (p + (i < some ? i : 0)) * V);
-      transpose(rows);
-#pragma GCC unroll 16
-      for (int lane = 0; lane < V; ++lane) {
-        if (lane >= lanes) break;
-        T* at = to + lane * channel + p;
-        some == V ? store(at, rows[lane]) : store_first(at, rows[lane], some);
-      }
-    }
+    int64_t at[V];
+    for (int lane = 0; lane < V; ++lane) at[lane] = lane * channel;
+    unpack_transposed(to, at, block, count, lanes);
   } else {
     for (int64_t p = 0; p < count; ++p)
       for (int64_t lane = 0; lane < lanes; ++lane) narrow(to + lane * channel + p * step, block[p * V + lane]);

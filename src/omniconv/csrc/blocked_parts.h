@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t LEAST_PARTS = 16;  // times blocks: enough for several threads to share
 constexpr int64_t LEAST_PART_WORK = 4096;
 
-// By blocks of channels, then parts: V lanes for each tap (by rows of taps, variants, then the taps of the row), and
-// for the bias.
+// By blocks of channels, then parts: V lanes for each tap (by turns, rows of taps, copies, then the taps of the row),
+// and for the bias.
 template <class T>
 struct Parts {
   const Problem& problem;
@@ -52,24 +52,33 @@ struct Parts {
   // In the gradient, taps lie in a row.
   void write(int64_t block, const float* whole) const {
     const Lanes own = channels.own(block);
-    const int64_t rows = problem.axis[0].taps * problem.axis[1].taps, taps_of_row = problem.axis[2].taps;
-    if (channels.variants == 1 && channels.per_group == 1 && gradient.share == 1) {
-      const int64_t to = own.lowest * gradient.group;
-      gradient.type == Type::float32
-          ? unpack_row(static_cast<float*>(gradient.data) + to, gradient.group, 1, whole, taps, own.count)
-          : unpack_row(static_cast<bf16*>(gradient.data) + to, gradient.group, 1, whole, taps, own.count);
-    } else {
-      for (int64_t lane = 0; lane < own.count; ++lane) {
-        const int64_t to = channels.weight_at<Way::GATHER>(gradient, own.lowest + lane);
-        for (int64_t row = 0; row < rows; ++row)
-          for (int64_t variant = 0; variant < channels.variants; ++variant)
-            for (int64_t tap = 0; tap < taps_of_row; ++tap)
-              gradient.set(to + variant * gradient.wide + row * taps_of_row + tap,
-                           whole[((row * channels.variants + variant) * taps_of_row + tap) * V + lane]);
-      }
+    const int64_t turn_taps = taps / channels.turns();
+    int64_t own_at[V] = {}, lane_at[V] = {};
+    for (int64_t lane = 0; lane < own.count; ++lane)
+      own_at[lane] = channels.weight_at<Way::GATHER>(gradient, own.lowest + lane);
+    for (int64_t turn = 0; turn < channels.turns(); ++turn) {
+      for (int64_t lane = 0; lane < own.count; ++lane)
+        lane_at[lane] = own_at[channels.after(lane, turn)] + channels.variant(lane) * gradient.wide;
+      write_turn(whole + turn * turn_taps * V, turn_taps, lane_at, own.count);
     }
     for (int64_t lane = 0; lane < (bias_gradient ? own.count : 0); ++lane)
       narrow(bias_gradient + own.lowest + lane, whole[taps * V + lane]);
+  }
+
+  // The gradient of the weights of one turn, whose first lies at lane_at for each lane.
+  void write_turn(const float* from, int64_t turn_taps, const int64_t (&lane_at)[V], int64_t lanes) const {
+    if (channels.copies() == 1) {
+      gradient.type == Type::float32
+          ? unpack_transposed(static_cast<float*>(gradient.data), lane_at, from, turn_taps, lanes)
+          : unpack_transposed(static_cast<bf16*>(gradient.data), lane_at, from, turn_taps, lanes);
+      return;
+    }
+    const int64_t taps_of_row = problem.axis[2].taps, copy_step = channels.turns() * gradient.wide;
+    for (int64_t row = 0; row < problem.axis[0].taps * problem.axis[1].taps; ++row)
+      for (int64_t copy = 0; copy < channels.copies(); ++copy)
+        for (int64_t tap = 0; tap < taps_of_row; ++tap, from += V)
+          for (int64_t lane = 0; lane < lanes; ++lane)
+            gradient.set(lane_at[lane] + copy * copy_step + row * taps_of_row + tap, from[lane]);
   }
 };
 

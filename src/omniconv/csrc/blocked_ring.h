@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arena.h"
+#include "blocked_channels.h"
 #include "blocked_pack.h"
 #include "geometry.h"
 #include "steps.h"
@@ -15,31 +16,6 @@ constexpr int64_t ROW_BYTES = 32 << 10, VOLUME_BYTES = 512 << 10;
 constexpr int64_t LEAST_CHUNK = 4 * MAX_TILE;
 // Blocks of channels that are packed together, and what a band of them may take of the L2 cache.
 constexpr int64_t GROUP = 4, BAND_BYTES = 512 << 10;
-
-// The channels of a group on the side of the outputs, each of which meets `variants` channels on the side of the inputs.
-struct Channels {
-  int64_t groups, per_group, variants;
-
-  int64_t count() const { return groups * per_group; }
-  int64_t blocks() const { return ceil_div(count(), V); }
-
-  // The channels of outputs that a block holds. The last block overlaps the one before it, and computes some channels a
-  // second time, rather than leave lanes empty.
-  Lanes own(int64_t block) const { return Lanes::of(first(block), count(), 1, 1, 0); }
-
-  // The channels of inputs that a block of outputs meets as its variant number `variant`.
-  Lanes met_by(int64_t block, int64_t variant) const {
-    return Lanes::of(first(block), count(), per_group, variants, variant);
-  }
-
-  int64_t first(int64_t block) const { return most(least(block * V, count() - V), 0); }
-
-  template <Way WAY>
-  int64_t weight_at(const Weights& weights, int64_t channel) const {
-    const int64_t own = WAY == Way::GATHER ? weights.narrow : weights.wide;
-    return weights.head(channel / per_group) * weights.group + channel % per_group * own;
-  }
-};
 
 template <class T, Way WAY>
 struct Ring {
@@ -62,16 +38,16 @@ struct Ring {
     slots[0] = power_of_two(window_of<WAY>(axis[0]));
     slots[1] = power_of_two(volume ? inputs_of<WAY>(axis[1]) : window_of<WAY>(axis[1]));
     phases = least(period_of<WAY>(axis[2]), columns);
-    const int64_t column_bytes = slots[0] * slots[1] * channels.variants * V * int64_t(sizeof(float));
+    const int64_t column_bytes = slots[0] * slots[1] * channels.copies() * V * int64_t(sizeof(float));
     const int64_t fits = (volume ? VOLUME_BYTES / group : ROW_BYTES) / column_bytes;
     const int64_t outputs = fits * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
-    chunks = ceil_div(columns, most(outputs, (channels.variants > 1 ? 2 * MAX_TILE : LEAST_CHUNK) * phases));
+    chunks = ceil_div(columns, most(outputs, (channels.copies() > 1 ? 2 * MAX_TILE : LEAST_CHUNK) * phases));
     chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
     chunks = ceil_div(columns, chunk);
     width = most(reach(0, chunk).count, 0);
     band = volume && group > 1 ? outputs_of<WAY>(axis[1]) : 1;
     if (group > 1 && !volume && slots[0] == 1) {
-      const int64_t held = BAND_BYTES / most(group * channels.variants * width * V * int64_t(sizeof(float)), 1);
+      const int64_t held = BAND_BYTES / most(group * channels.copies() * width * V * int64_t(sizeof(float)), 1);
       while (slots[1] * 2 <= held && slots[1] < inputs_of<WAY>(axis[1])) slots[1] *= 2;
       const int64_t more = most(slots[1] - window_of<WAY>(axis[1]) - 1, 0);
       band = most(least(1 + more * period_of<WAY>(axis[1]) / input_step_of<WAY>(axis[1]), outputs_of<WAY>(axis[1])), 1);
@@ -90,12 +66,12 @@ struct Ring {
     return least(least(first + band, (first / height + 1) * height), end);
   }
 
-  int64_t block_floats() const { return channels.variants * width * V; }
+  int64_t block_floats() const { return channels.copies() * width * V; }
   int64_t row_floats() const { return group * block_floats(); }
   int64_t bytes() const {
     return lines(slots[0] * slots[1] * row_floats() * int64_t(sizeof(float))) +
            lines(slots[0] * slots[1] * int64_t(sizeof(int64_t))) +
-           lines(group * channels.variants * int64_t(sizeof(Lanes)));
+           lines(group * channels.copies() * int64_t(sizeof(Lanes)));
   }
 
   struct Reach {
@@ -121,7 +97,7 @@ struct Ring {
     const Ring& ring;
     float* packed;
     int64_t* tags;  // which row each slot holds, or -1
-    Lanes* lanes;   // that each block meets, variant by variant
+    Lanes* lanes;   // that each block meets, copy by copy
     int64_t held;   // the group that they are of
     const T* from;
     const View* input;
@@ -130,7 +106,7 @@ struct Ring {
     Rows(const Ring& ring, Arena& arena) : ring(ring) {
       packed = arena.take<float>(ring.slots[0] * ring.slots[1] * ring.row_floats());
       tags = arena.take<int64_t>(ring.slots[0] * ring.slots[1]);
-      lanes = arena.take<Lanes>(ring.group * ring.channels.variants);
+      lanes = arena.take<Lanes>(ring.group * ring.channels.copies());
       held = -1;
     }
 
@@ -149,14 +125,14 @@ struct Ring {
 
     void list_lanes() {
       for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t variant = 0; variant < ring.channels.variants; ++variant)
-          lanes[block * ring.channels.variants + variant] = ring.channels.met_by(first_block + block, variant);
+        for (int64_t copy = 0; copy < ring.channels.copies(); ++copy)
+          lanes[block * ring.channels.copies() + copy] = ring.channels.met_by(first_block + block, copy);
     }
 
-    // Lists the packed rows that the outputs at `place` meet, and which rows of taps (variants innermost) meet them.
+    // Lists the packed rows that the outputs at `place` meet, and which rows of taps (copies innermost) meet them.
     int64_t meet(int64_t block, const int64_t (&place)[2], const float** met, int64_t* places) {
       const Axis* axis = ring.problem.axis;
-      const int64_t variants = ring.channels.variants;
+      const int64_t copies = ring.channels.copies();
       const Steps outer = steps_of<WAY>(axis[0], place[0]), inner = steps_of<WAY>(axis[1], place[1]);
       int64_t found = 0;
       for (int64_t i = 0; i < outer.taps; ++i) {
@@ -167,9 +143,9 @@ struct Ring {
           if (height < 0 || height >= inputs_of<WAY>(axis[1])) continue;
           const float* row = row_at(depth, height) + (block - first_block) * ring.block_floats();
           const int64_t taps = (outer.first + outer.step * i) * axis[1].taps + inner.first + inner.step * j;
-          for (int64_t variant = 0; variant < variants; ++variant) {
-            met[found] = row + variant * ring.width * V;
-            places[found++] = taps * variants + variant;
+          for (int64_t copy = 0; copy < copies; ++copy) {
+            met[found] = row + copy * ring.width * V;
+            places[found++] = taps * copies + copy;
           }
         }
       }
@@ -187,8 +163,8 @@ struct Ring {
       const T* at = from + depth * input->axis[0] + height * input->axis[1] + first * input->axis[2];
       const int64_t before = (first - lowest) * V, behind = (end - lowest) * V;
       for (int64_t block = 0; block < blocks; ++block) {
-        for (int64_t variant = 0; variant < ring.channels.variants; ++variant) {
-          float* to = row + block * ring.block_floats() + variant * ring.width * V;
+        for (int64_t copy = 0; copy < ring.channels.copies(); ++copy) {
+          float* to = row + block * ring.block_floats() + copy * ring.width * V;
           std::memset(to, 0, before * sizeof(float));
           std::memset(to + behind, 0, (lowest + count - end) * V * sizeof(float));
         }
@@ -199,16 +175,16 @@ struct Ring {
 
     void pack(float* to, const T* at, int64_t positions) const {
       const Channels& channels = ring.channels;
-      if (blocks > 1 && channels.per_group == 1 && channels.variants == 1) {
+      if (blocks > 1 && channels.copies() == 1 && lanes[0].dense) {
         int64_t first[GROUP];
-        for (int64_t block = 0; block < blocks; ++block) first[block] = channels.first(first_block + block);
-        pack_blocks(to, ring.block_floats(), at, input->axis[2], positions, first, blocks);
+        for (int64_t block = 0; block < blocks; ++block) first[block] = lanes[block].lowest;
+        pack_blocks<GROUP>(to, ring.block_floats(), at, input->axis[2], positions, first, blocks);
         return;
       }
       for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t variant = 0; variant < channels.variants; ++variant)
-          pack_row(to + block * ring.block_floats() + variant * ring.width * V, at, input->channel, input->axis[2],
-                   positions, lanes[block * channels.variants + variant]);
+        for (int64_t copy = 0; copy < channels.copies(); ++copy)
+          pack_row(to + block * ring.block_floats() + copy * ring.width * V, at, input->channel, input->axis[2],
+                   positions, lanes[block * channels.copies() + copy]);
     }
   };
 };

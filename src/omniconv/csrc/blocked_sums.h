@@ -8,6 +8,7 @@
 
 #include "blocked_ring.h"
 #include "blocked_rows.h"
+#include "blocked_turns.h"
 #include "blocked_weights.h"
 #include "tasks.h"
 
@@ -68,6 +69,8 @@ struct BlockedSums {
     int64_t* places = arena.take<int64_t>(weights.rows);
 
     alignas(64) float start[V] = {};
+    ivec circle;
+    for (int64_t lane = 0; lane < V; ++lane) circle[lane] = int32_t(channels.before(lane, 1));
 
     Task task;
     while (dealer.deal(task)) {
@@ -95,8 +98,13 @@ struct BlockedSums {
                 tap_rows[i] = {met[i], filters + packed.phase_at[phase] + places[i] * steps.taps * V};
               const Walk walk{tap_rows, steps.taps ? found : 0, steps.taps, V, input_step_of<WAY>(problem.axis[2]) * V,
                               steps.hop * V, ring.phases * out_step, 1, 0, 0, start, 0};
-              gather_row(walk, tiles_for(walk), (steps.at - rows.lowest) * V, out + phase * out_step,
-                         ceil_div(count - phase, ring.phases));
+              const int64_t at = (steps.at - rows.lowest) * V, outputs = ceil_div(count - phase, ring.phases);
+              if (channels.turns() > 1) {
+                const Turns turns{channels.turns(), weights.turn_step(steps.taps), circle};
+                turn_row(walk, turns, at, out + phase * out_step, outputs);
+              } else {
+                gather_row(walk, tiles_for(walk), at, out + phase * out_step, outputs);
+              }
             }
             if (!straight) unpack_row(to, output.channel, output.axis[2], sums, count, own.count);
           }

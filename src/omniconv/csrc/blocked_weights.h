@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t KEPT_WEIGHTS = 512 << 10;
 
-// By phase of the columns, then row by row of taps and variants: the taps that the phase meets.
+// By phase of the columns, then turn by turn, the last first, and row by row of taps and copies: the taps that the
+// phase meets.
 template <Way WAY>
 struct TapWeights {
   const Problem& problem;
@@ -59,30 +60,45 @@ struct TapWeights {
     }
   }
 
+  // Floats between the weights of two turns.
+  int64_t turn_step(int64_t taps) const { return rows / channels.turns() * taps * V; }
+
   void pack(int64_t block, float* to) const {
     const Lanes own = channels.own(block);
-    int64_t lane_at[V] = {};
-    for (int64_t lane = 0; lane < own.count; ++lane)
-      lane_at[lane] = channels.weight_at<WAY>(weights, own.lowest + lane);
-    if (channels.variants == 1 && period_of<WAY>(problem.axis[2]) == 1) {
-      weights.type == Type::float32
-          ? pack_transposed(to, static_cast<const float*>(weights.data), lane_at, floats / V, own.count)
-          : pack_transposed(to, static_cast<const bf16*>(weights.data), lane_at, floats / V, own.count);
-      return;
-    }
     const int64_t variant_step = WAY == Way::GATHER ? weights.wide : weights.narrow;
-    const int64_t tap_rows = problem.axis[0].taps * problem.axis[1].taps;
+    int64_t own_at[V];
+    for (int64_t lane = 0; lane < own.count; ++lane)
+      own_at[lane] = channels.weight_at<WAY>(weights, own.lowest + lane);
     for (int64_t phase = 0; phase < phases; ++phase) {
       const Steps steps = steps_of<WAY>(problem.axis[2], phase);
-      for (int64_t row = 0; row < tap_rows; ++row) {
-        for (int64_t variant = 0; variant < channels.variants; ++variant) {
-          for (int64_t tap = 0; tap < steps.taps; ++tap, to += V) {
-            const int64_t at = variant * variant_step + row * problem.axis[2].taps + steps.first + steps.step * tap;
-            for (int64_t lane = 0; lane < V; ++lane) to[lane] = lane < own.count ? weights.at(lane_at[lane] + at) : 0;
-          }
+      for (int64_t turn = channels.turns() - 1; turn >= 0; --turn) {
+        int64_t lane_at[V] = {};
+        for (int64_t lane = 0; lane < own.count; ++lane)
+          lane_at[lane] = own_at[channels.after(lane, turn)] + channels.variant(lane) * variant_step;
+        to = pack_turn(to, steps, lane_at, own.count);
+      }
+    }
+  }
+
+  // The weights of one turn, whose first lies at lane_at for each lane. Returns their end.
+  float* pack_turn(float* to, const Steps& steps, const int64_t (&lane_at)[V], int64_t lanes) const {
+    const int64_t tap_rows = problem.axis[0].taps * problem.axis[1].taps, taps = problem.axis[2].taps;
+    if (channels.copies() == 1 && period_of<WAY>(problem.axis[2]) == 1) {
+      weights.type == Type::float32
+          ? pack_transposed(to, static_cast<const float*>(weights.data), lane_at, tap_rows * taps, lanes)
+          : pack_transposed(to, static_cast<const bf16*>(weights.data), lane_at, tap_rows * taps, lanes);
+      return to + tap_rows * taps * V;
+    }
+    const int64_t copy_step = channels.turns() * (WAY == Way::GATHER ? weights.wide : weights.narrow);
+    for (int64_t row = 0; row < tap_rows; ++row) {
+      for (int64_t copy = 0; copy < channels.copies(); ++copy) {
+        for (int64_t tap = 0; tap < steps.taps; ++tap, to += V) {
+          const int64_t at = copy * copy_step + row * taps + steps.first + steps.step * tap;
+          for (int64_t lane = 0; lane < V; ++lane) to[lane] = lane < lanes ? weights.at(lane_at[lane] + at) : 0;
         }
       }
     }
+    return to;
   }
 };
 
