@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which channels a block of V lanes holds, and how its lanes meet all channels of their groups.
 //
-// A lane is a channel on the side of the outputs. Where groups and blocks fit into one another, each channel of the inputs is
-// packed into one lane, and the lanes of a group meet the others by turns: after each turn but the last, sums move on by
-// one lane within their circle. That takes one shuffle of an output for each turn, where a packed copy for each channel
-// would take one of an input, and more of the L1 cache than there is.
+// A lane is a channel on the side of the outputs. Where groups and blocks fit into one another, each channel of the
+// inputs is packed into one lane, and the lanes of a group meet the others by turns: after each turn but the last, sums
+// move on by one lane within their circle. That takes one shuffle of an output for each turn, where a packed copy for
+// each channel would take one of an input, and more of the L1 cache than there is.
 #pragma once
 
 #include "blocked_pack.h"
@@ -42,8 +42,8 @@ struct Channels {
 
   int64_t first(int64_t block) const { return most(least(block * V, count() - V), 0); }
 
-  // The lane where the sum of a lane was `turns` turns before, and where it is `turns` turns later. Circles of more than one
-  // turn are powers of two.
+  // The lane where the sum of a lane was `turns` turns before, and where it is `turns` turns later. Where there is more
+  // than one turn, circles are powers of two.
   int64_t before(int64_t lane, int64_t turns) const {
     const int64_t mask = circle() - 1;
     return lane - (lane & mask) + ((lane + turns) & mask);

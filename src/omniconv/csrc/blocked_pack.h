@@ -116,7 +116,8 @@ void pack_blocks(float* block, int64_t apart, const T* from, int64_t step, int64
 
 // to[at[lane] + p] = block[p * V + lane], for p < count and lane < lanes.
 template <class T>
-OMNICONV_INLINE void unpack_transposed(T* to, const int64_t (&at)[V], const float* block, int64_t count, int64_t lanes) {
+OMNICONV_INLINE void unpack_transposed(T* to, const int64_t (&at)[V], const float* block, int64_t count,
+                                       int64_t lanes) {
   for (int64_t p = 0; p < count; p += V) {
     const int64_t some = count - p < V ? count - p : V;
     vec rows[V];

@@ -15,6 +15,8 @@
 namespace omniconv {
 namespace {
 
+constexpr int64_t MANY_WEIGHTS = 8;
+
 template <Way WAY>
 Channels channels_of(const Problem& problem) {
   return WAY == Way::GATHER ? Channels{problem.groups, problem.narrow, problem.wide}
@@ -46,8 +48,11 @@ struct BlockedSums {
         weights(problem, channels, weights, ring.phases) {
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
+    // Weights that are many beside the outputs should be packed by one thread each.
+    const int64_t outputs = problem.batch * rows * ring.columns;
+    const bool many = channels.turns() > 1 && this->weights.floats / V * MANY_WEIGHTS > outputs;
     split = Split::of(host, ring.groups, problem.batch, rows, ring.least_rows(), ring.chunks,
-                      ring.columns * rows * sums * channels.blocks() / ring.groups, output.channel == 1);
+                      ring.columns * rows * sums * channels.blocks() / ring.groups, output.channel == 1 && !many);
   }
 
   int64_t scratch_bytes() const {
