@@ -133,10 +133,10 @@ def test_memory_is_named_where_it_bounds(machine, clock):
 
 
 def test_a_wrong_kernel_is_not_timed(call, machine, clock, monkeypatch):
-    function, operator = register._KERNELS["conv", "direct"]
+    function, operator, _ = register._KERNELS["conv", "direct"]
     compiled = register._NATIVE["conv", "native"]
     right = compiled.call
-    monkeypatch.setitem(register._KERNELS, ("conv", "direct"), (lambda *a: function(*a) * 1.001, operator))
+    monkeypatch.setitem(register._KERNELS, ("conv", "direct"), (lambda *a: function(*a) * 1.001, operator, None))
     monkeypatch.setattr(compiled, "call", lambda *a: right(*a) * 1.001)
     result = call("compare 4 8 6 --only grouped,transposed --heads 2 --time --json")
     assert result.exit_code == 3

@@ -88,7 +88,7 @@ class Idle(Plan):
     def __init__(self, problem):
         super().__init__(problem)
         self._native = copy.copy(self._native)
-        self._native.takes = lambda tensor: False
+        self._native.takes = lambda tensor, leaves: False
 
 
 @thing(check_compiles, "plan_for", Plan, applies=is_compiled, once=True)

@@ -167,7 +167,7 @@ def test_a_plan_hears_a_listener_with_the_size_of_its_input():
 @pytest.mark.parametrize("compiled", [False, True], ids=["composite", "compiled"])
 def test_what_a_kernel_calls_is_not_heard(compiled):
     seen, plan, (x, weight, bias) = [], plan_of(), tensors()
-    kernel = SimpleNamespace(flat=SimpleNamespace(pack=tuple), takes=lambda tensor: compiled)
+    kernel = SimpleNamespace(flat=SimpleNamespace(pack=tuple), takes=lambda tensor, leaves: compiled)
     kernel.eager = lambda run, tensors, flat, _: OF.conv2d(run(*tensors, *flat), torch.ones(1, 6, 1, 1))
     run = plan._run
     plan._native = kernel
@@ -245,3 +245,16 @@ def test_a_layer_that_gets_a_bias_gets_a_plan_that_has_one():
     before = layer.plan
     layer.bias = torch.nn.Parameter(torch.ones(2))
     assert layer.plan.problem == replace(before.problem, bias=True)
+
+
+@pytest.mark.parametrize(("channels", "left"), [(4, False), (8, True)])
+def test_broad_groups_of_bfloat16_in_channels_last_are_left_to_aten(channels, left):
+    plan = Plan(ConvProblem.parse(f"conv:n1_c{2 * channels}_o{2 * channels}_i4x4_k3x3_g2_pad1"))
+    given = torch.randn(1, 2 * channels, 4, 4).bfloat16()
+    assert plan._native.takes(given, plan._leaves)
+    inside = given.contiguous(memory_format=torch.channels_last)
+    assert plan._native.takes(inside, plan._leaves) is not left
+    assert plan._native.takes(inside.float(), plan._leaves)
+    weight = torch.randn(2 * channels, channels, 3, 3).bfloat16()
+    want = torch.nn.functional.conv2d(inside.double(), weight.double(), None, 1, 1, 1, 2)
+    assert_close(plan(inside, weight, None), want)

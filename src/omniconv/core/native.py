@@ -91,9 +91,11 @@ class Native:
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
 
     @staticmethod
-    def takes(input: Tensor) -> bool:
-        """Whether the library has kernels for the type and the place of ``input``."""
-        return input.dtype in TYPES and input.is_cpu and input.layout is torch.strided
+    def takes(input: Tensor, leaves: bool) -> bool:
+        """Whether the library computes this input; ``leaves`` bfloat16 in channels last to ATen."""
+        if input.dtype not in TYPES or not input.is_cpu or input.layout is not torch.strided:
+            return False
+        return not (leaves and input.dtype == torch.bfloat16 and input.stride(1) == 1 != input.stride(-1))
 
     def eager(
         self,

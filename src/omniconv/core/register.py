@@ -27,7 +27,7 @@ Function = Callable[..., Tensor]
 
 
 _LIBRARY = torch.library.Library("omniconv", "DEF")
-_KERNELS: dict[tuple[str, str], tuple[Function, Any]] = {}
+_KERNELS: dict[tuple[str, str], tuple[Function, Any, Any]] = {}
 _NATIVE: dict[tuple[str, str], Native] = {}
 
 
@@ -35,13 +35,14 @@ def register(family: Family) -> None:
     """Define the operators of ``family`` and remember each kernel's function and operator."""
     for kernel in reversed(family.kernels):
         if kernel.compiled:
-            universal, _ = _KERNELS[family.name, family.kernels[-1].name]
+            universal, *_ = _KERNELS[family.name, family.kernels[-1].name]
             _NATIVE[family.name, kernel.name] = Native(family, kernel, universal, _LIBRARY)
             continue
-        function = getattr(family.part(kernel.module), kernel.name)
+        part = family.part(kernel.module)
+        function, bind = getattr(part, kernel.name), getattr(part, kernel.bind) if kernel.bind else None
         _LIBRARY.define(f"{family.name}.{kernel.name}{family.schema}")
         _LIBRARY.impl(f"{family.name}.{kernel.name}", function, "CompositeImplicitAutograd")
-        _KERNELS[family.name, kernel.name] = (function, operator(family.name, kernel.name))
+        _KERNELS[family.name, kernel.name] = (function, operator(family.name, kernel.name), bind)
 
 
 def operator(family: str, kernel: str) -> Any:
@@ -59,8 +60,9 @@ class Plan:
         self.choice = choose(problem)
         kernel = kernel or self.choice.kernel  # a test's, whatever the chooser says
         portable = self.choice.portable if kernel.compiled else kernel
-        self._run, self._operator = _KERNELS[problem.family, portable.name]
+        self._run, self._operator, bind = _KERNELS[problem.family, portable.name]
         self._native = _NATIVE.get((problem.family, kernel.name))
+        self._leaves = kernel.leaves is not None and kernel.leaves(problem)
         self._accepted: set[Any] = set()
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
         self._bound: Function | None = None
@@ -69,8 +71,8 @@ class Plan:
             if self._native is not None:
                 self._flat = self._native.flat.pack(self._numbers)
                 self._overrideable = kernel.overrideable(*self._numbers)
-            elif kernel.bind:
-                self._bound = getattr(self.family.part(kernel.module), kernel.bind)(problem, *self._numbers)
+            elif bind is not None:
+                self._bound = bind(problem, *self._numbers)
         self._quick = self._native is not None or self._bound is not None
         if self._quick:
             self._dims = problem.dim + 2
@@ -114,7 +116,9 @@ class Plan:
         """
         input: Any = tensors[0]
         if self._native is not None:
-            if not plain(tensors) or input is None or not Native.takes(input) or torch.is_autocast_enabled("cpu"):
+            if not plain(tensors) or input is None or torch.is_autocast_enabled("cpu"):
+                return False
+            if not self._native.takes(input, self._leaves):
                 return False
         elif type(input) is not Tensor or not (input.is_floating_point() or input.is_complex()):
             return False
@@ -163,7 +167,7 @@ class Plan:
         native, compiling = self._native, torch.compiler.is_compiling()
         if native is not None and not torch.compiler.is_exporting():  # exported programs run without this library
             narrow: tuple[Any, ...] = lowered(tensors)
-            if native.takes(narrow[0]):
+            if native.takes(narrow[0], self._leaves):
                 if plain(narrow):
                     return native.eager(self._run, narrow, self._packed(tensors), self._overrideable)
                 if compiling and not transforming():

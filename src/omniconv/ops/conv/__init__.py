@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from omniconv.core.choose import needs_even_zeros, needs_zeros, wide_groups
+from omniconv.core.choose import broad_groups, needs_even_zeros, needs_zeros, wide_groups
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.numbers import divisors
 from omniconv.core.problem import ConvProblem
@@ -167,6 +167,7 @@ FAMILY = Family(
             module="cpu",
             refuse=_native_refuses,
             overrideable=_overrideable,
+            leaves=broad_groups,
         ),
         Kernel(
             "channels_last",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from omniconv.core.choose import wide_groups
+from omniconv.core.choose import broad_groups, wide_groups
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -124,6 +124,7 @@ FAMILY = Family(
             module="cpu",
             refuse=wide_groups,
             overrideable=_overrideable,
+            leaves=broad_groups,
         ),
         Kernel(
             "channels_last",
