@@ -93,10 +93,13 @@ struct Laid {
   Memory memory;
 
   Laid(const Sizes& sizes, Type type, Layout layout, int64_t axes, Draw& draw, bool offset = true)
-      : sizes(sizes), first(offset && draw.chance(30) ? draw.of(1, 5) : 0), memory(type, first + span(layout, axes, draw)) {}
+      : sizes(sizes),
+        first(offset && draw.chance(30) ? draw.of(1, 5) : 0),
+        memory(type, first + span(layout, axes, draw)) {}
 
   View view() const {
-    View shown{static_cast<char*>(memory.data) + first * bytes_of(memory.type), memory.type, strides[0], strides[1], {}};
+    char* data = static_cast<char*>(memory.data) + first * bytes_of(memory.type);
+    View shown{data, memory.type, strides[0], strides[1], {}};
     for (int axis = 0; axis < 3; ++axis) shown.axis[axis] = strides[2 + axis];
     return shown;
   }

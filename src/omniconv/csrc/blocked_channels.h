@@ -13,7 +13,8 @@
 namespace omniconv {
 namespace {
 
-// The channels of a group on the side of the outputs, each of which meets `variants` channels on the side of the inputs.
+// The channels of a group on the side of the outputs, each of which meets `variants` channels on the side of the
+// inputs.
 struct Channels {
   int64_t groups, per_group, variants;
 

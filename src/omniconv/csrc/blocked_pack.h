@@ -15,7 +15,8 @@ struct Lanes {
   int64_t channel[V];
   bool dense;  // lane l holds channel lowest + l
 
-  // Lane l of the block that begins at `first` of all lanes: channel (first + l) / share * times + extra + l % turns, a power of two.
+  // Lane l of the block that begins at `first` of all lanes: channel (first + l) / share * times + extra + l % turns,
+  // a power of two.
   static Lanes of(int64_t first, int64_t all, int64_t share, int64_t times, int64_t extra, int64_t turns = 1) {
     Lanes lanes;
     lanes.count = all - first < V ? all - first : V;

@@ -187,8 +187,8 @@ void gather_row(const WalkOf<T>& walk, const TileSums<T>& tiles, int64_t at, T* 
   }
 }
 
-// A multiplier finishes a sum after four cycles: fewer than eight sums at a time leave it waiting, so short kernels keep
-// several sums for each tap, over every U-th position, and add them at the end.
+// A multiplier finishes a sum after four cycles: fewer than eight sums at a time leave it waiting, so short kernels
+// keep several sums for each tap, over every U-th position, and add them at the end.
 template <int ROWS, int TAPS, int U>
 OMNICONV_INLINE void correlate_taps(float* const* sums, const float* narrow, int64_t narrow_step,
                                     const float* const* wide, int64_t wide_step, int64_t hop, int64_t count) {

@@ -2,8 +2,8 @@
 // A convolution, or the transpose of one, block by block of channels.
 //
 // The inputs of a few rows stand in a ring of packed rows in the L1 or L2 cache, zeros around them, and each row of
-// outputs is summed from there. Tasks (block of channels, sample, band of rows, chunk of columns) go to whichever thread
-// is free: an output is summed in the same order whoever does it.
+// outputs is summed from there. Tasks (block of channels, sample, band of rows, chunk of columns) go to whichever
+// thread is free: an output is summed in the same order whoever does it.
 #pragma once
 
 #include "blocked_ring.h"

@@ -12,7 +12,8 @@ struct Bound {
   Weights weights;
 };
 
-// A new tensor of these sizes, laid out as `like`: from a wide tensor the narrow one (gather) or the other way (scatter).
+// A new tensor of these sizes, laid out as `like`: from a wide tensor the narrow one (gather), or (scatter) the other
+// way round.
 Tensor sums(const Bound& bound, bool scatter, const Tensor& from, const int64_t* sizes, const Seen& like,
             const MaybeTensor& bias);
 

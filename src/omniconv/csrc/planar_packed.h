@@ -134,7 +134,8 @@ struct PackedSums {
 
   int64_t scratch_bytes() const {
     return Program<WAY>::bytes(cut.limits) + lines(cut.shelf_floats() * 4) +
-           lines(most_pieces() * int64_t(sizeof(Piece))) + lines(block * cut.outputs * channel_floats * 4) + lines(channel_floats * 4) + lines(cut.outputs * 4) +
+           lines(most_pieces() * int64_t(sizeof(Piece))) + lines(block * cut.outputs * channel_floats * 4) +
+           lines(channel_floats * 4) + lines(cut.outputs * 4) +
            lines(lines_at_once() * cut.chunk * 4) + 2 * lines(problem.axis[2].taps * 8) +
            lines((cut.columns.phases + 1) * 8);
   }

@@ -147,8 +147,10 @@ __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const St
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i)
 #pragma GCC unroll 3
-        for (int k = 0; k < 3; ++k)
-          weight[i][k] = held(everywhere(weight_at<T>(*planes.weights, first + (planes.backwards ? 8 - 3 * i - k : 3 * i + k))));
+        for (int k = 0; k < 3; ++k) {
+          const int64_t at = planes.backwards ? 8 - 3 * i - k : 3 * i + k;
+          weight[i][k] = held(everywhere(weight_at<T>(*planes.weights, first + at)));
+        }
 #pragma GCC unroll 32
       for (int i = 0; i < S * (R - 1) + 3; ++i) {
         const int64_t at = row + i;

@@ -57,7 +57,8 @@ struct SeparableGradient {
     chunk = passes.chunk<LANE>(input_slots + between_slots);
     chunks = ceil_div(along.narrow, chunk);
     group = LANE == Lane::COLUMNS ? 1
-                                  : passes.group(grad, channels, problem.batch, input_slots + between_slots, passes.chunk_width(chunk));
+                                  : passes.group(grad, channels, problem.batch, input_slots + between_slots,
+                                                  passes.chunk_width(chunk));
     const int64_t parts_wanted = ceil_div(SEPARABLE_PARTS, ceil_div(blocks(), group));
     // Of the rows between the passes, a band computes `window` that its neighbours compute too.
     bands = least(ceil_div(parts_wanted, most(problem.batch * chunks, 1)), most(down.narrow / (4 * window), 1));
@@ -208,7 +209,7 @@ struct SeparableGradient {
           grads(of.rows, of.grad_width, of.group, down.narrow, arena),
           packed_columns(of.column_weights, arena),
           packed_rows(of.row_weights, arena) {
-      apart = halves(along.taps, along.dilation);
+      apart = half_of(along.taps, along.dilation);
       ring_pitch = Own::floats(of.wide_width);
       between_pitch = Own::floats(of.between_width());
       ring = arena.take<float>(of.between_slots * of.group * ring_pitch);
@@ -339,7 +340,8 @@ struct SeparableGradient {
         for (int64_t phase = 0; phase < least(along.stride, count); ++phase) {
           const Steps steps = steps_of<Way::SCATTER>(along, begin + phase);
           const TapRow tap_row{grad_row(row + r), row_weights + packed_rows.phase_at(begin + phase)};
-          const Walk walk{&tap_row, steps.taps ? 1 : 0, steps.taps, V, V, steps.hop * V, along.stride * V, 1, 0, 0, start, 0};
+          const int64_t hop = steps.hop * V, step = along.stride * V;
+          const Walk walk{&tap_row, steps.taps ? 1 : 0, steps.taps, V, V, hop, step, 1, 0, 0, start, 0};
           gather_row(walk, tiles_for(walk), (steps.at - unit.grad_columns.begin) * V, ring_row(row + r) + phase * V,
                      ceil_div(count - phase, along.stride));
         }
@@ -402,7 +404,8 @@ struct SeparableGradient {
             met_back[i - span.begin] = ring_rows[down.narrow - 1 - at - hop * i];
           met = met_back;
         }
-        const Columns columns{met, span.begin, span.end, V, column_weights + steps.first * V, steps.step * V, steps.taps, 1};
+        const float* taps = column_weights + steps.first * V;
+        const Columns columns{met, span.begin, span.end, V, taps, steps.step * V, steps.taps, 1};
         const int64_t place = block * ring_pitch;
         const View& to_view = of.wanted.input;
         T* to = static_cast<T*>(to_view.data) + unit.sample * to_view.batch + own.lowest * to_view.channel +

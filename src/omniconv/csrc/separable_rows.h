@@ -32,7 +32,9 @@ struct Lay {
 
   static int64_t vectors(int64_t columns) { return LANE == Lane::CHANNELS ? columns : ceil_div(columns, V); }
   // A row has room for vectors that begin at any of its columns.
-  static int64_t floats(int64_t columns) { return LANE == Lane::CHANNELS ? columns * V : (ceil_div(columns, V) + 1) * V; }
+  static int64_t floats(int64_t columns) {
+    return LANE == Lane::CHANNELS ? columns * V : (ceil_div(columns, V) + 1) * V;
+  }
   static int64_t blocks(const Channels& channels) {
     return LANE == Lane::CHANNELS ? channels.blocks() : channels.count();
   }
@@ -75,15 +77,16 @@ struct Lay {
   }
 };
 
-// The weights of a pass for the channels of a block: V lanes for each tap. Where lanes are columns, a scattering pass has
-// them from the last tap to the first, and meets inputs in order.
+// The weights of a pass for the channels of a block: V lanes for each tap. Where lanes are columns, a scattering pass
+// has them from the last tap to the first, and meets inputs in order.
 template <Lane LANE, Way WAY>
 struct PassWeights {
   const Weights& weights;
   TapWeights<WAY> taps;
 
   PassWeights(const Problem& pass, const Channels& channels, const Weights& weights)
-      : weights(weights), taps(pass, channels, weights, least(period_of<WAY>(pass.axis[2]), outputs_of<WAY>(pass.axis[2]))) {}
+      : weights(weights),
+        taps(pass, channels, weights, least(period_of<WAY>(pass.axis[2]), outputs_of<WAY>(pass.axis[2]))) {}
 
   int64_t bytes() const { return taps.bytes(); }
 
@@ -190,7 +193,8 @@ struct PackedRows {
     next = slot = 0;
     base = LANE == Lane::COLUMNS ? own->lowest * of.channel : 0;
     // A vector may reach from one row of columns into the next, but not behind the last of the tensor.
-    const bool stands = LANE == Lane::COLUMNS ? of.axis[1] >= inside && inside >= V : of.channel == 1 && own->count == V;
+    const bool stands =
+        LANE == Lane::COLUMNS ? of.axis[1] >= inside && inside >= V : of.channel == 1 && own->count == V;
     direct = in_place && sizeof(T) == sizeof(float) && stands ? all - (LANE == Lane::COLUMNS) : 0;
     place = direct && LANE == Lane::CHANNELS ? of.axis[2] : Own::PLACE;
     if (framed != columns) {
@@ -253,8 +257,8 @@ struct Passes {
   }
   int64_t rows_met(int64_t rows) const { return span_of(down) + down.stride * (rows - 1); }
 
-  // Columns of outputs that are computed together, of which a part meets inputs that its neighbours meet too. Rows of one
-  // channel fit the cache whole.
+  // Columns of outputs that are computed together, of which a part meets inputs that its neighbours meet too. Rows of
+  // one channel fit the cache whole.
   template <Lane LANE>
   int64_t chunk(int64_t packed_rows) const {
     if (LANE == Lane::COLUMNS) return along.narrow;
@@ -263,9 +267,10 @@ struct Passes {
     const int64_t chunks = ceil_div(along.narrow, most(outputs, LEAST_CHUNK));
     return ceil_div(along.narrow, chunks);
   }
-  // Blocks of channels side by side that a task takes together, so that whole neighbouring cache lines are read: as many
-  // as the cache holds packed, where enough tasks are left.
-  static int64_t group(const View& tensor, const Channels& channels, int64_t batch, int64_t packed_rows, int64_t width) {
+  // Blocks of channels side by side that a task takes together, so that whole neighbouring cache lines are read: as
+  // many as the cache holds packed, where enough tasks are left.
+  static int64_t group(const View& tensor, const Channels& channels, int64_t batch, int64_t packed_rows,
+                       int64_t width) {
     if (tensor.channel != 1) return 1;
     const int64_t blocks = channels.blocks(), fits = SEPARABLE_BYTES / (packed_rows * width * V * 4);
     const int64_t group = least(least(MOST_GROUP, fits), blocks * batch / LEAST_TASKS);
@@ -280,7 +285,8 @@ struct Passes {
     const Span span = steps_inside(at, down.dilation, down.taps + down.stride * (rows - 1), down.wide);
     if (span.count() <= 0) return {met, 0, 0, inputs.vector(), weights, V, down.taps, down.stride};
     inputs.meet({most(at, 0), at + down.dilation * (span.end - 1) + 1});
-    if (down.dilation == 1) return {inputs.rows + at + span.begin, span.begin, span.end, inputs.vector(), weights, V, down.taps, down.stride};
+    if (down.dilation == 1)
+      return {inputs.rows + at + span.begin, span.begin, span.end, inputs.vector(), weights, V, down.taps, down.stride};
     for (int64_t i = span.begin; i < span.end; ++i) met[i - span.begin] = inputs.rows[at + down.dilation * i];
     return {met, span.begin, span.end, inputs.vector(), weights, V, down.taps, down.stride};
   }

@@ -3,8 +3,8 @@
 // weights.
 //
 // Each tap reads at another place of the same row, and a vector of 64 bytes that crosses a cache line costs a core both
-// loads that it can start in a cycle, in which it could finish two multiply-adds. So each is used twice: the taps are cut
-// into a near and a far half of `apart` taps, and a vector of inputs meets one tap of each.
+// loads that it can start in a cycle, in which it could finish two multiply-adds. So each is used twice: the taps are
+// cut into a near and a far half of `apart` taps, and a vector of inputs meets one tap of each.
 #pragma once
 
 #include "separable_columns.h"
@@ -121,7 +121,7 @@ inline void shift_up_to(int64_t rows, const Shifts& shifts, int64_t apart, int64
 }
 
 // How far apart the halves stand: within a vector, or 0 for none.
-inline int64_t halves(int64_t taps, int64_t hop) {
+inline int64_t half_of(int64_t taps, int64_t hop) {
   if (taps < LEAST_HALVED || hop >= V) return 0;
   const int64_t most_apart = hop == 1 ? V - 1 : (V - 1) / hop;
   return least((taps + 1) / 2, most_apart);
@@ -133,8 +133,8 @@ inline void shift_rows(int64_t rows, const Shifts& shifts, int64_t apart, float*
     shift_up_to(least(rows - row, SHIFT_ROWS), shifts, apart, row * shifts.pitch, out + row * pitch, pitch, columns);
 }
 
-// sums[tap] += Σ over rows and p < count of narrow[p] · wide[p + tap * hop], by halves too: each vector of the wide rows
-// meets one of a narrow row and one `apart` taps before it. There, and behind both rows, stand zeros.
+// sums[tap] += Σ over rows and p < count of narrow[p] · wide[p + tap * hop], by halves too: each vector of the wide
+// rows meets one of a narrow row and one `apart` taps before it. There, and behind both rows, stand zeros.
 struct Correlation {
   const float *narrow, *wide;
   int64_t narrow_pitch, wide_pitch, rows, hop, count;

@@ -42,8 +42,8 @@ struct SeparableSums {
     const int64_t work = down.narrow * (Own::vectors(least(width, along.wide)) * (down.taps + 4) +
                                         Own::vectors(along.narrow) * (along.taps + 4));
     group = LANE == Lane::COLUMNS ? 1 : passes.group(input, channels, problem.batch, slots, width);
-    split = Split::of(host, ceil_div(Own::blocks(channels), group), problem.batch, down.narrow, slots, ceil_div(along.narrow, chunk),
-                      work, output.channel == 1);
+    split = Split::of(host, ceil_div(Own::blocks(channels), group), problem.batch, down.narrow, slots,
+                      ceil_div(along.narrow, chunk), work, output.channel == 1);
     split.band = ceil_div(ceil_div(down.narrow, ceil_div(down.narrow, split.band)), rows) * rows;
     split.bands = ceil_div(split.rows, split.band);
   }
@@ -98,7 +98,7 @@ struct SeparableSums {
     const Axis& along = passes.along;
     if constexpr (LANE == Lane::COLUMNS) {
       const Shifts shifts{between, pitch, weights, along.taps, along.dilation, start[0]};
-      const int64_t apart = halves(along.taps, along.dilation);
+      const int64_t apart = half_of(along.taps, along.dilation);
       if constexpr (sizeof(T) == sizeof(float)) {
         shift_rows(some, shifts, apart, to, output.axis[1], columns.count());
       } else {

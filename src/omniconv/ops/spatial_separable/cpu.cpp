@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// omniconv::spatial_separable_native and spatial_separable_native_backward: both passes of a depthwise convolution in one.
+// omniconv::spatial_separable_native and spatial_separable_native_backward: both passes of a depthwise convolution in
+// one.
 #include "tensors.h"
 
 namespace omniconv {

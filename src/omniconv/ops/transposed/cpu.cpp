@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// omniconv::transposed_native and transposed_native_backward: transposed convolutions of few channels a group. The input
-// is the narrow tensor here and the output the wide one: forward is what the gradient of an ordinary one's input is.
+// omniconv::transposed_native and transposed_native_backward: transposed convolutions of few channels a group. The
+// input is the narrow tensor here and the output the wide one: forward is what the gradient of an ordinary one's input
+// is.
 #include "convolve.h"
 
 namespace omniconv {
