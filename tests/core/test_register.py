@@ -247,14 +247,15 @@ def test_a_layer_that_gets_a_bias_gets_a_plan_that_has_one():
     assert layer.plan.problem == replace(before.problem, bias=True)
 
 
-@pytest.mark.parametrize(("channels", "left"), [(4, False), (8, True)])
-def test_broad_groups_of_bfloat16_in_channels_last_are_left_to_aten(channels, left):
+@pytest.mark.parametrize(("channels", "left"), [(4, ()), (8, ("bfloat16",)), (16, ("bfloat16", "float32"))])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_broad_groups_in_channels_last_are_left_to_aten(channels, left, dtype):
     plan = Plan(ConvProblem.parse(f"conv:n1_c{2 * channels}_o{2 * channels}_i4x4_k3x3_g2_pad1"))
-    given = torch.randn(1, 2 * channels, 4, 4).bfloat16()
-    assert plan._native.takes(given, plan._leaves)
+    given = torch.randn(1, 2 * channels, 4, 4).to(getattr(torch, dtype))
     inside = given.contiguous(memory_format=torch.channels_last)
-    assert plan._native.takes(inside, plan._leaves) is not left
-    assert plan._native.takes(inside.float(), plan._leaves)
-    weight = torch.randn(2 * channels, channels, 3, 3).bfloat16()
+    assert plan._native.takes(given, plan._leaves)
+    assert plan._native.takes(inside, plan._leaves) is (dtype not in left)
+    weight = torch.randn(2 * channels, channels, 3, 3).to(given.dtype)
     want = torch.nn.functional.conv2d(inside.double(), weight.double(), None, 1, 1, 1, 2)
-    assert_close(plan(inside, weight, None), want)
+    for input in (given, inside):
+        assert_close(plan(input, weight, None), want)

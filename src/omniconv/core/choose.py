@@ -11,7 +11,7 @@ from .problem import ConvProblem
 
 COMPILED_TYPES = ("float32", "bfloat16")
 MOST_CHANNELS_A_GROUP = 16
-LEAST_BROAD_GROUP = 8
+LEAST_BROAD_GROUP = {"bfloat16": 8, "float32": 16}
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ def wide_groups(problem: ConvProblem) -> str | None:
     return None
 
 
-def broad_groups(problem: ConvProblem) -> bool:
-    """The ``leaves`` of kernels for groups: bfloat16 products of oneDNN are faster from 8 channels a group on."""
-    return min(problem.in_channels, problem.out_channels) // problem.groups >= LEAST_BROAD_GROUP
+def broad_groups(problem: ConvProblem) -> tuple[str, ...]:
+    """The ``leaves`` of kernels for groups: the types in which oneDNN's products of so many channels are faster."""
+    channels = min(problem.in_channels, problem.out_channels) // problem.groups
+    return tuple(dtype for dtype, least in LEAST_BROAD_GROUP.items() if channels >= least)
 
 
 def needs_zeros(problem: ConvProblem) -> str | None:

@@ -96,7 +96,7 @@ class Kernel:
     a compiled kernel knows, in the order of its numbers for them. ``overrideable`` returns what
     ``aten::convolution_overrideable`` takes behind its tensors to compute the same, or None. ``bind`` names a function
     of the module: from the problem and the schema's numbers it makes what eager code calls with the tensors alone,
-    or None. ``leaves`` says of which problems a compiled kernel leaves bfloat16 in channels last to ATen.
+    or None. ``leaves`` names the types in which a compiled kernel leaves channels last to ATen.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Kernel:
     words: tuple[str, ...] = ("zeros",)
     overrideable: Callable[..., tuple[Any, ...] | None] = no_convolution
     bind: str = ""
-    leaves: Callable[[ConvProblem], bool] | None = None
+    leaves: Callable[[ConvProblem], tuple[str, ...]] | None = None
 
     @property
     def compiled(self) -> bool:

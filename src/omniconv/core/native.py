@@ -91,11 +91,11 @@ class Native:
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
 
     @staticmethod
-    def takes(input: Tensor, leaves: bool) -> bool:
-        """Whether the library computes this input; ``leaves`` bfloat16 in channels last to ATen."""
+    def takes(input: Tensor, leaves: tuple[torch.dtype, ...]) -> bool:
+        """Whether the library computes this input; it ``leaves`` channels last in these types to ATen."""
         if input.dtype not in TYPES or not input.is_cpu or input.layout is not torch.strided:
             return False
-        return not (leaves and input.dtype == torch.bfloat16 and input.stride(1) == 1 != input.stride(-1))
+        return not (input.dtype in leaves and input.stride(1) == 1 != input.stride(-1))
 
     def eager(
         self,

@@ -62,7 +62,7 @@ class Plan:
         portable = self.choice.portable if kernel.compiled else kernel
         self._run, self._operator, bind = _KERNELS[problem.family, portable.name]
         self._native = _NATIVE.get((problem.family, kernel.name))
-        self._leaves = kernel.leaves is not None and kernel.leaves(problem)
+        self._leaves = tuple(getattr(torch, name) for name in kernel.leaves(problem)) if kernel.leaves else ()
         self._accepted: set[Any] = set()
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
         self._bound: Function | None = None
