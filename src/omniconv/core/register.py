@@ -77,7 +77,7 @@ class Plan:
         if self._quick:
             self._dims = problem.dim + 2
             self._channels = problem.in_channels
-            self._shapes = tuple(self.family.tensors(problem).values())
+            self._shapes = tuple(self.family.tensors(problem).values())[1:]
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
         return Plan, (self.problem,)
@@ -120,18 +120,18 @@ class Plan:
                 return False
             if not self._native.takes(input, self._leaves):
                 return False
-        elif type(input) is not Tensor or not (input.is_floating_point() or input.is_complex()):
+        elif type(input) is not Tensor or not input.is_cpu or not (input.is_floating_point() or input.is_complex()):
             return False
         if current_listener() is not None:
             return False
         sizes = input.shape
         if len(sizes) != self._dims or sizes[1] != self._channels:
             return False
-        for tensor, shape in zip(tensors, self._shapes, strict=True):
+        for tensor, shape in zip(tensors[1:], self._shapes, strict=True):
             if tensor is None:
                 if shape is not None:
                     return False
-            elif type(tensor) not in PLAIN or not tensor.is_cpu or (tensor is not input and tensor.shape != shape):
+            elif type(tensor) not in PLAIN or not tensor.is_cpu or tensor.dtype != input.dtype or tensor.shape != shape:
                 return False
         return True
 
