@@ -64,7 +64,7 @@ $(SANITIZED)/driver: $(wildcard tests/native/*) $(ISAS:%=$(SANITIZED)/kernels_%.
 	$(CXX) -std=c++17 -O2 -Isrc/omniconv/csrc -c tests/native/plain_loops.cpp -o $(SANITIZED)/plain_loops.o
 	$(CXX) $(SANITIZERS) -O1 tests/native/sanitize.cpp $(SANITIZED)/*.o -lpthread -o $@
 
-sanitize:  ## run the kernels of each instruction set on random geometries under sanitizers; about five minutes
+sanitize:  ## run the kernels of each instruction set on random geometries under sanitizers; about a quarter of an hour
 	@$(MAKE) --no-print-directory -j 2 $(SANITIZED)/driver
 	@for isa in $$($(SANITIZED)/driver); do \
 	  for entry in sums gradient separable separable_gradient; do \
@@ -87,7 +87,7 @@ $(BENCH_READY): $(READY)
 	@$(PIP) install -c constraints.txt $(PEERS)
 	@touch $@
 
-bench: $(BENCH_READY)  ## time every family beside torch and inference engines on this machine; takes about twenty minutes
+bench: $(BENCH_READY)  ## time every family beside torch and inference engines on this machine; takes about a quarter of an hour
 	$(BIN)/python benchmarks/run.py --rt
 
 format: $(READY)  ## format, and mend what the linter can mend by itself

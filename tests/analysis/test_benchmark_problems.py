@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from omniconv.analysis.benchmark.measure import _kernel
 from omniconv.analysis.benchmark.problems import DTYPES, LAYOUTS, MODES, Benchmark, benchmarks, every
 from omniconv.analysis.machine import Machine
 from omniconv.core.family import families, settings
+from omniconv.core.library import absent
 from omniconv.core.problem import ConvProblem
 
 GROUPS = (
@@ -96,3 +98,18 @@ def test_the_roofline_is_the_greater_of_both():
     assert (compute.binds, round(1e3 * compute.seconds, 3)) == ("compute", 0.267)
     memory = machine.roofline(*named("tconv_dw_k4s2_28x128/cf").work())
     assert (memory.binds, round(1e3 * memory.seconds, 3)) == ("memory", 0.017)
+
+
+@pytest.mark.parametrize(
+    ("text", "variant", "kernel"),
+    [
+        ("conv:n1_c16_o16_i5x5_k3x3_g2_pad1", "cl", "native"),
+        ("conv:n1_c16_o16_i5x5_k3x3_g2_pad1", "cl.bf16", "direct"),
+        ("conv:n1_c16_o16_i5x5_k3x3_g2_pad1", "cf.bf16", "native"),
+        ("conv:n1_c32_o32_i5x5_k3x3_g2_pad1", "cl", "direct"),
+        ("conv:n1_c32_o32_i5x5_k3x3_g32_pad1", "cl.bf16", "native"),
+    ],
+)
+@pytest.mark.skipif(bool(absent()), reason=absent())
+def test_a_row_names_the_kernel_that_runs(text, variant, kernel):
+    assert _kernel(Benchmark.of("group", "x", ConvProblem.parse(text), variant), "cpu") == kernel

@@ -120,7 +120,7 @@ def test_memory_is_named_where_it_bounds(machine, clock):
     slow = dataclasses.replace(row.measured, time_ms=2 * row.measured.bound_ms, time_ratio=0.5)
     found = dataclasses.replace(found, rows=(dataclasses.replace(row, measured=slow),))
     assert readings(found)[0].endswith("memory bounds its convolution.")
-    small = dataclasses.replace(slow, bound_ms=0.01, time_ms=0.09)
+    small = dataclasses.replace(slow, bound_ms=0.001, time_ms=0.019)
     found = dataclasses.replace(found, rows=(dataclasses.replace(row, measured=small),))
     assert readings(found)[0].endswith("at this size the call costs more than the work.")
     long = dataclasses.replace(small, time_ms=0.8)

@@ -38,7 +38,7 @@ def command(*, regex: str, peers: str | None, tail: Tail, **options: Any) -> Non
 
     Every answer is checked against the formula in float64, then omniconv and its peers are timed in the same rounds.
     The table shows milliseconds, how many times faster omniconv is than each peer, and the share of the machine's
-    roofline. All of them take about twenty minutes.
+    roofline. All of them take about a quarter of an hour.
     """
     from omniconv.analysis.benchmark.bench import bench
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // aten::convolution_overrideable on a CPU. It is the convolution that torch's own autograd differentiates and that a
-// backend fills in; no kernel of torch's does so on a CPU. An autograd function in Python costs 30 µs a step more.
+// backend fills in; no kernel of torch's does so on a CPU. An autograd function in Python costs 13 µs a step more.
 #include "convolve.h"
 
 namespace omniconv {

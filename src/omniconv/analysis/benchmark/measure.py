@@ -73,8 +73,8 @@ def measured(
 
 def _row(benchmark: Benchmark, names: Sequence[str], machine: Machine, seconds: float, *, rt: bool) -> Row:
     """One benchmark: nothing is timed whose answer is wrong, and nothing at all where omniconv's is."""
-    kernel = choose(benchmark.problem, benchmark.dtype, machine.device).kernel.name
     operands = operands_of(benchmark, machine.device)
+    kernel = _kernel(benchmark, machine.device)
     right = right_answer(benchmark, operands)
     calls: dict[str, Callable[[], object]] = {}
     beside: dict[str, Beside] = {}
@@ -114,6 +114,14 @@ def _row(benchmark: Benchmark, names: Sequence[str], machine: Machine, seconds: 
     ms = Spread.of(timings[OURS], MILLI)
     ordered = {name: beside[name] for name in names}
     return Row(benchmark, kernel, ms, noisy=timings[OURS].noisy, peers=ordered)
+
+
+def _kernel(benchmark: Benchmark, device: str) -> str:
+    """The name of the kernel that runs: the chooser knows no layout, and a compiled one may leave it to ATen."""
+    choice = choose(benchmark.problem, benchmark.dtype, device)
+    leaves = choice.kernel.leaves
+    left = benchmark.layout == "cl" and leaves is not None and benchmark.dtype in leaves(benchmark.problem)
+    return (choice.portable if left else choice.kernel).name
 
 
 @contextmanager
