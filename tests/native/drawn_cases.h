@@ -79,6 +79,18 @@ inline Axis drawn_axis(Draw& draw, int64_t most_wide, int64_t most_taps) {
   return axis;
 }
 
+// As networks have most of them: the same odd taps along every axis, stride 1, and the size kept.
+inline void make_usual(Draw& draw, Problem& problem, int64_t axes) {
+  const int64_t taps = draw.among<int64_t>({3, 5, 7}), most_size[3] = {700, 70, 14};
+  int64_t work = std::max<int64_t>(problem.batch, 1) * problem.narrow * problem.wide;
+  for (int64_t i = 3 - axes; i < 3; ++i) {
+    const int64_t size = draw.of(1, most_size[axes - 1]);
+    problem.axis[i] = {size, size, taps, 1, 1, taps / 2};
+    work *= size * taps;
+  }
+  problem.groups = draw.of(1, std::clamp<int64_t>(10000000 / work, 1, 64));
+}
+
 inline Layout drawn_layout(Draw& draw) {
   return draw.among({Layout::ordered, Layout::ordered, Layout::channels_inner, Layout::channels_inner,
                      Layout::wide_rows, Layout::window, Layout::shuffled, Layout::one_sample});
@@ -107,6 +119,8 @@ inline Case drawn_case(uint64_t seed) {
   for (int64_t i = 0; i < 3; ++i)
     problem.axis[i] =
         i < 3 - made.axes ? NO_AXIS : drawn_axis(draw, most_size[made.axes - 1], most_taps[made.axes - 1]);
+
+  if (draw.chance(15)) make_usual(draw, problem, made.axes);
 
   made.heads = problem.groups;
   made.share = 1;

@@ -198,17 +198,19 @@ struct SquareGradient {
     void sum_tile(const SquareStrip& strip, int64_t begin, const float* narrow, const float* wide, int64_t depth,
                   int64_t output) {
       const Axis& outer = problem.axis[0];
-      const int64_t reach = whole.taps / 2, row = least(begin, whole.height - whole.lines);
+      const int64_t reach = whole.taps / 2, row = square_row(begin, whole.lines, whole.height, reach);
+      const int64_t done =
+          begin ? square_row(begin - whole.lines, whole.lines, whole.height, reach) + whole.lines : 0;
       const bool at_first = row == 0, at_last = row + whole.lines == whole.height;
       const int64_t low = row - (at_first ? 0 : reach), high = row + whole.lines + (at_last ? 0 : reach);
       const ProductTile tile = whole.tile_of(at_first, at_last);
       const float* from = narrow + row * whole.narrow.axis[1] + strip.output;
       Products products{nullptr, from, whole.wide.axis[1], whole.narrow.axis[1]};
       const float* narrow_end = from + (whole.lines - 1) * whole.narrow.axis[1] + V;
-      if (row < begin || !whole.narrow_bounds.hold(from, narrow_end)) {
+      if (row < done || !whole.narrow_bounds.hold(from, narrow_end)) {
         for (int64_t j = 0; j < whole.lines; ++j) {
-          const bool done = row + j < begin;  // by the tile before
-          store(narrow_copy + j * V, done ? vec{} : load_inside(from + j * products.narrow_pitch, strip.wanted));
+          const bool again = row + j < done;
+          store(narrow_copy + j * V, again ? vec{} : load_inside(from + j * products.narrow_pitch, strip.wanted));
         }
         products.narrow = narrow_copy;
         products.narrow_pitch = V;

@@ -140,6 +140,12 @@ void list_square_strips(SquareStrip* strips, int64_t width, int64_t taps) {
   }
 }
 
+// The first row of the tile that begins at `begin`, moved up where rows that it meets would lie below the plane and it
+// does not end there: tiles may do rows again. Planes are as high as a tile, or higher by `reach` or more.
+inline int64_t square_row(int64_t begin, int64_t lines, int64_t height, int64_t reach) {
+  return begin + lines >= height ? height - lines : least(begin, height - lines - reach);
+}
+
 // Rows low … high - 1 of a plane, from column `column`, as they stand behind row `first`, with zeros around them.
 void copy_square_rows(float* to, const float* plane, int64_t line, int64_t first, int64_t low, int64_t high,
                       int64_t column, int64_t width) {
@@ -166,7 +172,7 @@ struct SquareSums {
 
   static int64_t channels_met(const Problem& problem) { return WAY == Way::GATHER ? problem.wide : problem.narrow; }
 
-  // Where whole tiles waste few rows.
+  // Where whole tiles waste few rows: then a plane that is not of one tile is half a tile higher, or more.
   static int64_t lines_for(int64_t height) {
     const int64_t tall = ceil_div(height, 14) * 14, low = ceil_div(height, 8) * 8;
     const auto fits = [&](int64_t lines, int64_t rows) { return height >= lines && rows * 4 <= height * 5; };
@@ -337,7 +343,7 @@ struct SquareSums {
     void sum_band(int64_t first, int64_t end, float start, float* to) {
       const int64_t reach = whole.taps / 2, line = whole.output.axis[1];
       for (int64_t begin = first; begin < end; begin += whole.lines) {
-        const int64_t row = least(begin, whole.height - whole.lines);  // the last tile may do rows again
+        const int64_t row = square_row(begin, whole.lines, whole.height, reach);
         const bool at_first = row == 0, at_last = row + whole.lines == whole.height;
         const SquareTile tile = whole.tile_of(at_first, at_last);
         const int64_t low = row - (at_first ? 0 : reach), high = row + whole.lines + (at_last ? 0 : reach);

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images of every height and width: kernels work in tiles, and what a tile leaves over is where they may go wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from omniconv.core.problem import ConvProblem
+from omniconv.core.register import Plan
+
+SIZES = range(1, 68)
+
+
+def integers(*shape):
+    return torch.randint(-3, 4, shape).float().requires_grad_()
+
+
+def check(problem, layout):
+    """The output and its gradients, exact: sums of small integers."""
+    torch.manual_seed(0)
+    channels, size = problem.in_channels, problem.in_size
+    input, weight = integers(1, channels, *size), integers(channels, channels // problem.groups, *problem.kernel_size)
+    laid = input.contiguous(memory_format=layout)
+    output = Plan(problem)(laid, weight, None)
+    twins = [t.detach().double().requires_grad_() for t in (input, weight)]
+    want = torch.nn.functional.conv2d(*twins, None, 1, tuple(k // 2 for k in problem.kernel_size), 1, problem.groups)
+    assert torch.equal(output.double(), want), "output"
+    grad = torch.randint(-3, 4, output.shape).float()
+    got = torch.autograd.grad(output, (input, weight), grad.contiguous(memory_format=layout))
+    for name, mine, right in zip(("input", "weight"), got, torch.autograd.grad(want, twins, grad.double()), strict=True):
+        assert torch.equal(mine.double(), right), f"gradient of the {name}"
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["in order", "channels last"])
+@pytest.mark.parametrize("taps", [3, 5, 7])
+@pytest.mark.parametrize("of_group", [1, 2])
+def test_every_height_and_width(taps, of_group, layout):
+    for size in SIZES:
+        for height, width in ((size, 20), (20, size)):
+            rest = f"k{taps}x{taps}_g32_pad{taps // 2}"
+            problem = ConvProblem.parse(f"conv:n1_c{32 * of_group}_o{32 * of_group}_i{height}x{width}_{rest}")
+            check(problem, layout)
