@@ -247,11 +247,15 @@ def test_a_layer_that_gets_a_bias_gets_a_plan_that_has_one():
     assert layer.plan.problem == replace(before.problem, bias=True)
 
 
+def broad(channels, size, dtype):
+    plan = Plan(ConvProblem.parse(f"conv:n1_c{2 * channels}_o{2 * channels}_i{size}x{size}_k3x3_g2_pad1"))
+    return plan, torch.randn(1, 2 * channels, size, size).to(getattr(torch, dtype))
+
+
 @pytest.mark.parametrize(("channels", "left"), [(4, ()), (8, ("bfloat16",)), (16, ("bfloat16", "float32"))])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_broad_groups_in_channels_last_are_left_to_aten(channels, left, dtype):
-    plan = Plan(ConvProblem.parse(f"conv:n1_c{2 * channels}_o{2 * channels}_i4x4_k3x3_g2_pad1"))
-    given = torch.randn(1, 2 * channels, 4, 4).to(getattr(torch, dtype))
+    plan, given = broad(channels, 14, dtype)
     inside = given.contiguous(memory_format=torch.channels_last)
     assert plan._native.takes(given, plan._leaves)
     assert plan._native.takes(inside, plan._leaves) is (dtype not in left)
@@ -259,3 +263,14 @@ def test_broad_groups_in_channels_last_are_left_to_aten(channels, left, dtype):
     want = torch.nn.functional.conv2d(inside.double(), weight.double(), None, 1, 1, 1, 2)
     for input in (given, inside):
         assert_close(plan(input, weight, None), want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_small_images_are_not_left_to_aten(dtype):
+    plan, given = broad(16, 13, dtype)
+    assert plan._native.takes(given.contiguous(memory_format=torch.channels_last), plan._leaves)
+
+
+@pytest.mark.parametrize("rest", ["i28x28_k9x9_g2_pad4", "i28x28_k3x3_g2_d2_pad2", "i28_k3_g2_pad1", "i14x14x14_k3x3x3_g2"])
+def test_what_onednn_computes_wrongly_is_not_left_to_aten(rest):
+    assert not Plan(ConvProblem.parse(f"conv:n1_c32_o32_{rest}"))._leaves

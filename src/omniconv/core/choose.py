@@ -12,6 +12,7 @@ from .problem import ConvProblem
 COMPILED_TYPES = ("float32", "bfloat16")
 MOST_CHANNELS_A_GROUP = 16
 LEAST_BROAD_GROUP = {"bfloat16": 8, "float32": 16}
+MOST_LEFT_TAPS = 7
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,13 @@ def wide_groups(problem: ConvProblem) -> str | None:
 
 
 def broad_groups(problem: ConvProblem) -> tuple[str, ...]:
-    """The ``leaves`` of kernels for groups: the types in which oneDNN's products of so many channels are faster."""
+    """The ``leaves`` of kernels for groups: the types in which oneDNN's products of so many channels are faster.
+
+    Of images under usual kernels only: in bfloat16 oneDNN 3.12 computes wrong sums, or reads memory that is not its
+    own, under some of those that reach across an image (docs/decisions/0004).
+    """
+    if problem.dim != 2 or max(problem.dilation) > 1 or max(problem.kernel_size) > MOST_LEFT_TAPS:
+        return ()
     channels = min(problem.in_channels, problem.out_channels) // problem.groups
     return tuple(dtype for dtype, least in LEAST_BROAD_GROUP.items() if channels >= least)
 
