@@ -59,6 +59,17 @@ def gains_by_copies(input: Tensor) -> bool:
     return input.is_cpu and input.dtype == torch.float32 and input.is_contiguous()
 
 
+def copying(call: Bound, pays: Callable[[Tensor], bool]) -> Bound:
+    """A bound call that copies its input to channels last and its output back, where that ``pays``."""
+
+    def copied(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (pays(input) and gains_by_copies(input)):
+            return call(input, weight, bias)
+        return call(input.contiguous(memory_format=torch.channels_last), weight, bias).contiguous()
+
+    return copied
+
+
 def convolve_transposed(
     input: Tensor,
     weight: Tensor,

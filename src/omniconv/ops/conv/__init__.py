@@ -173,6 +173,7 @@ FAMILY = Family(
             "channels_last",
             "ATen's convolution of a copy in channels last, where float32 inputs lie in order with 29 columns or more.",
             refuse=_channels_last_refuses,
+            bind="channels_last_bound",
         ),
         Kernel(
             "image",

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from omniconv.core.convolve import Bound, bound, convolve, gains_by_copies
+from omniconv.core.convolve import Bound, bound, convolve, copying
 from omniconv.core.pad import pad
 from omniconv.core.problem import ConvProblem
 
@@ -46,9 +45,17 @@ def direct_bound(
 
 def channels_last(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
     """Where rows are long, ``direct`` on a copy whose channels lie side by side, and the result laid back in order."""
-    if input.shape[-1] <= MORE_COLUMNS_THAN or not gains_by_copies(input):
-        return direct(input, weight, bias, *numbers)
-    return direct(input.contiguous(memory_format=torch.channels_last), weight, bias, *numbers).contiguous()
+    return copying(lambda *tensors: direct(*tensors, *numbers), _has_long_rows)(input, weight, bias)
+
+
+def channels_last_bound(problem: ConvProblem, *numbers: Any) -> Bound | None:
+    """``channels_last`` with its numbers."""
+    in_order = direct_bound(problem, *numbers)
+    return in_order and copying(in_order, _has_long_rows)
+
+
+def _has_long_rows(input: Tensor) -> bool:
+    return input.shape[-1] > MORE_COLUMNS_THAN
 
 
 def image(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:

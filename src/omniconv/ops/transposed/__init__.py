@@ -131,6 +131,7 @@ FAMILY = Family(
             "ATen's transposed convolution of a copy in channels last, where float32 inputs of 65,536 elements or more "
             "lie in order.",
             refuse=_channels_last_refuses,
+            bind="channels_last_bound",
         ),
         Kernel("direct", "ATen's transposed convolution as it lies.", refuse=_direct_refuses, bind="direct_bound"),
         Kernel("cropped", "ATen's transposed convolution, then the rest of the crop cut away."),

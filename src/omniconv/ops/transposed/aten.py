@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from omniconv.core.convolve import Bound, bound, convolve_transposed, gains_by_copies
+from omniconv.core.convolve import Bound, bound, convolve_transposed, copying
 from omniconv.core.pad import pad
 from omniconv.core.problem import ConvProblem
 
@@ -46,9 +45,17 @@ def direct_bound(
 
 def channels_last(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
     """Of larger inputs ``direct`` on a copy whose channels lie side by side, and the result laid back in order."""
-    if input.numel() < LEAST_ELEMENTS or not gains_by_copies(input):
-        return direct(input, weight, bias, *numbers)
-    return direct(input.contiguous(memory_format=torch.channels_last), weight, bias, *numbers).contiguous()
+    return copying(lambda *tensors: direct(*tensors, *numbers), _is_large)(input, weight, bias)
+
+
+def channels_last_bound(problem: ConvProblem, *numbers: Any) -> Bound | None:
+    """``channels_last`` with its numbers."""
+    in_order = direct_bound(problem, *numbers)
+    return in_order and copying(in_order, _is_large)
+
+
+def _is_large(input: Tensor) -> bool:
+    return input.numel() >= LEAST_ELEMENTS
 
 
 def _appended(padding: Sequence[int], output_padding: Sequence[int]) -> list[int]:
