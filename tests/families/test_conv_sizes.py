@@ -41,3 +41,21 @@ def test_every_height_and_width(taps, of_group, layout):
             rest = f"k{taps}x{taps}_g32_pad{taps // 2}"
             problem = ConvProblem.parse(f"conv:n1_c{32 * of_group}_o{32 * of_group}_i{height}x{width}_{rest}")
             check(problem, layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["in order", "channels last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [4, 33])
+@pytest.mark.parametrize("taps", [3, 5])
+def test_infinity_reaches_the_taps_that_meet_it(taps, channels, dtype, layout):
+    height, width, pad = 17, 19, taps // 2
+    input, grad = (torch.randint(1, 4, (2, channels, height, width)).to(dtype) for _ in range(2))
+    input[0, 1, 3, width - 1] = input[1, 2, height - 1, 0] = torch.inf
+    weight = torch.ones(channels, 1, taps, taps, dtype=dtype, requires_grad=True)
+    problem = ConvProblem.parse(f"conv:n2_c{channels}_o{channels}_i{height}x{width}_k{taps}x{taps}_g{channels}_pad{pad}")
+    output = Plan(problem)(input.contiguous(memory_format=layout), weight, None)
+    (got,) = torch.autograd.grad(output, weight, grad.contiguous(memory_format=layout))
+    padded = torch.nn.functional.pad(input, (pad,) * 4).double()
+    met = [padded[..., i : i + height, j : j + width] for i in range(taps) for j in range(taps)]
+    want = torch.stack([(part * grad.double()).sum((0, 2, 3)) for part in met], 1).view(weight.shape)
+    assert torch.equal(got, want.to(dtype))

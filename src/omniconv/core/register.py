@@ -120,7 +120,7 @@ class Plan:
             if tensor is None:
                 if shape is not None:
                     return None
-            elif type(tensor) not in PLAIN or tensor.shape != shape:
+            elif type(tensor) not in PLAIN or tensor.shape != shape or not tensor.is_cpu:
                 return None
         if self._native is not None:
             if torch.is_autocast_enabled("cpu") or transformed():

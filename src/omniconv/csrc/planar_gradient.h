@@ -6,6 +6,7 @@
 // problem alone.
 #pragma once
 
+#include "lone_taps.h"
 #include "planar_plan.h"
 #include "planar_taps.h"
 #include "tasks.h"
@@ -182,7 +183,7 @@ struct PlanarGradient {
           if (cut.parts > 1) {
             worker.give(workspace + (group * cut.parts + task.first_row) * cut.group_floats());
           } else {
-            worker.give(gradient_of(group), bias_gradient ? bias_gradient + group * problem.narrow : nullptr);
+            worker.give(group);
           }
         }
     });
@@ -195,7 +196,10 @@ struct PlanarGradient {
     });
   }
 
-  int64_t gradient_of(int64_t group) const { return gradient.head(group) * gradient.group; }
+  void set(int64_t group, int64_t output, int64_t input, int64_t tap, float sum) const {
+    const int64_t to = gradient.head(group) * gradient.group + output * gradient.narrow + input * gradient.wide + tap;
+    gradient.set(to, LoneTaps<T>{problem, wide, narrow}.checked(sum, group, output, input, tap));
+  }
 
   int64_t scratch_bytes() const {
     const int64_t sums = whole_vectors(cut.group_sums());
@@ -430,18 +434,16 @@ struct PlanarGradient {
       for (int64_t output = 0; output < problem.narrow; ++output) *to++ = bias_totals()[output];
     }
 
-    void give(int64_t to, T* bias_to) const {
-      const Weights& gradient = whole.gradient;
+    void give(int64_t group) const {
       each_tap([&](int64_t output, int64_t input, int64_t tap, float sum) {
-        gradient.set(to + output * gradient.narrow + input * gradient.wide + tap, sum);
+        whole.set(group, output, input, tap, sum);
       });
-      for (int64_t output = 0; bias_to && output < problem.narrow; ++output)
-        omniconv::narrow(bias_to + output, bias_totals()[output]);
+      for (int64_t output = 0; whole.bias_gradient && output < problem.narrow; ++output)
+        omniconv::narrow(whole.bias_gradient + group * problem.narrow + output, bias_totals()[output]);
     }
   };
 
   void add_parts(int64_t group, const float* parts) const {
-    const int64_t to = gradient_of(group);
     int64_t at = 0;
     const auto added = [&] {
       float sum = parts[at];
@@ -451,8 +453,7 @@ struct PlanarGradient {
     };
     for (int64_t output = 0; output < problem.narrow; ++output)
       for (int64_t input = 0; input < problem.wide; ++input)
-        for (int64_t tap = 0; tap < cut.taps(); ++tap)
-          gradient.set(to + output * gradient.narrow + input * gradient.wide + tap, added());
+        for (int64_t tap = 0; tap < cut.taps(); ++tap) set(group, output, input, tap, added());
     for (int64_t output = 0; bias_gradient && output < problem.narrow; ++output)
       omniconv::narrow(bias_gradient + group * problem.narrow + output, added());
   }

@@ -6,6 +6,7 @@
 // are kept over all tiles, depths and samples; their lanes are added at the end.
 #pragma once
 
+#include "lone_taps.h"
 #include "planar_squares.h"
 #include "planar_taps.h"
 
@@ -249,11 +250,13 @@ struct SquareGradient {
       add_lanes(totals, sums, whole.padded_sums());
       const Weights& gradient = whole.gradient;
       const int64_t first = gradient.head(group) * gradient.group, count = problem.axis[0].taps * whole.square();
+      const LoneTaps<float> taps{problem, whole.wide, whole.narrow};
       const float* from = totals;
       for (int64_t output = 0; output < problem.narrow; ++output)
         for (int64_t input = 0; input < problem.wide; ++input, from += count)
           for (int64_t tap = 0; tap < count; ++tap)
-            gradient.set(first + output * gradient.narrow + input * gradient.wide + tap, from[tap]);
+            gradient.set(first + output * gradient.narrow + input * gradient.wide + tap,
+                         taps.checked(from[tap], group, output, input, tap));
       for (int64_t output = 0; whole.bias_gradient && output < problem.narrow; ++output)
         whole.bias_gradient[group * problem.narrow + output] = from[output];
     }
