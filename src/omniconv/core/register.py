@@ -75,7 +75,7 @@ class Plan:
                 self._bound = bind(problem, *self._numbers)
         self._quick = self._native is not None or self._bound is not None
         if self._quick:
-            self._dims = problem.dim + 2
+            self._dims, self._channels = problem.dim + 2, problem.in_channels
             self._shapes = tuple(self.family.tensors(problem).values())[1:]
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
@@ -111,7 +111,10 @@ class Plan:
         must.
         """
         input: Any = tensors[0]
-        if current_listener() is not None or type(input) not in PLAIN or input.dim() != self._dims:
+        if current_listener() is not None or type(input) not in PLAIN:
+            return None
+        sizes, dtype = input.shape, input.dtype
+        if len(sizes) != self._dims or sizes[1] != self._channels:
             return None
         at = 0  # counted here: half the time of a `zip`
         for shape in self._shapes:
@@ -120,14 +123,14 @@ class Plan:
             if tensor is None:
                 if shape is not None:
                     return None
-            elif type(tensor) not in PLAIN or tensor.shape != shape or not tensor.is_cpu:
+            elif type(tensor) not in PLAIN or tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
                 return None
         if self._native is not None:
             if torch.is_autocast_enabled("cpu") or transformed():
                 return None
             if self._native.takes(input, self._leaves):
                 return self._compiled
-        return self._bound if input.is_cpu and input.dtype in FLOATING else None
+        return self._bound if input.is_cpu and dtype in FLOATING else None
 
     def _compiled(self, *tensors: Tensor | None) -> Tensor:
         native: Any = self._native
