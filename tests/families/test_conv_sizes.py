@@ -28,7 +28,8 @@ def check(problem, layout):
     assert torch.equal(output.double(), want), "output"
     grad = torch.randint(-3, 4, output.shape).float()
     got = torch.autograd.grad(output, (input, weight), grad.contiguous(memory_format=layout))
-    for name, mine, right in zip(("input", "weight"), got, torch.autograd.grad(want, twins, grad.double()), strict=True):
+    rights = torch.autograd.grad(want, twins, grad.double())
+    for name, mine, right in zip(("input", "weight"), got, rights, strict=True):
         assert torch.equal(mine.double(), right), f"gradient of the {name}"
 
 
@@ -52,7 +53,8 @@ def test_infinity_reaches_the_taps_that_meet_it(taps, channels, dtype, layout):
     input, grad = (torch.randint(1, 4, (2, channels, height, width)).to(dtype) for _ in range(2))
     input[0, 1, 3, width - 1] = input[1, 2, height - 1, 0] = torch.inf
     weight = torch.ones(channels, 1, taps, taps, dtype=dtype, requires_grad=True)
-    problem = ConvProblem.parse(f"conv:n2_c{channels}_o{channels}_i{height}x{width}_k{taps}x{taps}_g{channels}_pad{pad}")
+    rest = f"i{height}x{width}_k{taps}x{taps}_g{channels}_pad{pad}"
+    problem = ConvProblem.parse(f"conv:n2_c{channels}_o{channels}_{rest}")
     output = Plan(problem)(input.contiguous(memory_format=layout), weight, None)
     (got,) = torch.autograd.grad(output, weight, grad.contiguous(memory_format=layout))
     padded = torch.nn.functional.pad(input, (pad,) * 4).double()

@@ -29,6 +29,7 @@ from torch.autograd import forward_ad
 
 from .family import Family, Kernel, Shape
 from .flat import Flat
+from .flops import count_as
 
 Function = Callable[..., Tensor]
 TYPES = frozenset({torch.float32, torch.bfloat16})
@@ -96,6 +97,7 @@ class Native:
         )
         torch.library.register_autocast(self.operator, "cpu", torch.bfloat16, lib=library)
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
+        count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward))
 
     @staticmethod
     def takes(input: Tensor, leaves: tuple[torch.dtype, ...]) -> bool:

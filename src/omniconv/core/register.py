@@ -116,9 +116,7 @@ class Plan:
         sizes, dtype = input.shape, input.dtype
         if len(sizes) != self._dims or sizes[1] != self._channels:
             return None
-        at = 0  # counted here: half the time of a `zip`
-        for shape in self._shapes:
-            at += 1
+        for at, shape in enumerate(self._shapes, 1):  # half the time of a `zip`
             tensor = tensors[at]
             if tensor is None:
                 if shape is not None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Torch's counter of operations sees compiled kernels as it sees the ATen calls that compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from contract.problems import COMPILED, each, first_of_each_kernel, halves, present
+from omniconv.core.library import absent
+from omniconv.core.register import _KERNELS, Plan
+
+pytestmark = pytest.mark.skipif(bool(absent()), reason=absent())
+CHOSEN = [case for case in COMPILED if case.chosen]
+
+
+def counted(function, *arguments):
+    with FlopCounterMode(display=False) as counter:
+        result = function(*arguments)
+    return counter.get_total_flops(), result
+
+
+@each(first_of_each_kernel(CHOSEN))
+def test_as_many_as_through_aten(case):
+    plan, tensors = Plan(case.problem), halves(case.problem, torch.float32)
+    portable, *_ = _KERNELS[case.problem.family, plan.choice.portable.name]
+    want, _ = counted(portable, *tensors, *plan._arguments(tensors))
+    with torch.inference_mode():
+        assert counted(plan, *tensors)[0] == want > 0
+
+
+@pytest.mark.parametrize("overrideable", [True, False])
+@each(first_of_each_kernel(CHOSEN))
+def test_backward_counts_what_is_wanted(case, overrideable):
+    plan, tensors = Plan(case.problem), halves(case.problem, torch.float32)
+    if not overrideable:
+        plan._overrideable = None
+    once, _ = counted(plan, *tensors)
+    input, *weights = present(tensors)
+    bias = [weights.pop()] if case.problem.bias else []
+    for wanted, times in (([input], 1), (weights, 1), ([input, *weights, *bias], 2), (bias, 0)):
+        for tensor in present(tensors):
+            tensor.requires_grad_(any(tensor is one for one in wanted))
+        if wanted:
+            flops, _ = counted(torch.autograd.grad, plan(*tensors).sum(), wanted)
+            assert flops == times * once
