@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omniconv.analysis.benchmark.peers import TORCH
+from omniconv.analysis.benchmark.problems import MODES
 from omniconv.analysis.benchmark.result import NEVER_SLOWER
 from results import read
 
@@ -48,14 +50,10 @@ def reached(rows: list[Row]) -> Iterator[str]:
     """One sentence a target: how many rows met it, and those that did not, the farthest first."""
     timed = [row for row in rows if "ms" in row]
     yield from (f"WRONG {row['name']}: {row['wrong']}" for row in rows if "wrong" in row)
-    for target in SHARES:
-        for mode in ("forward", "training"):
-            least = getattr(target, mode)
-            meant = [
-                row for row in timed if (row["group"], row["mode"], row["dtype"]) == (target.group, mode, "float32")
-            ]
-            values = {row["name"]: row["of_bound"] / least for row in meant if row["bound_ms"] >= LEAST_BOUND_MS}
-            yield from _said(f"{target.group}, {mode}: roofline ≥ {least:.2f}", values, scale=least)
+    for target, mode in product(SHARES, MODES):
+        least = getattr(target, mode)
+        values = {row["name"]: row["of_bound"] / least for row in meant(timed, target, mode)}
+        yield from _said(f"{target.group}, {mode}: roofline ≥ {least:.2f}", values, scale=least)
     beside = {row["name"]: speedup["median"] for row in timed if (speedup := _least(row, TORCH))}
     over = {name: ratio / NEVER_SLOWER for name, ratio in beside.items()}
     yield from _said(f"every problem: ≥ {NEVER_SLOWER} × the fastest of {', '.join(TORCH)}", over, scale=NEVER_SLOWER)
@@ -69,6 +67,26 @@ def reached(rows: list[Row]) -> Iterator[str]:
     yield from _said("bfloat16: no slower than float32, up to the spread", ratios)
     tiny = {row["name"]: TINY_MS / row["ms"]["median"] for row in timed if _tiny(row)}
     yield from _said(f"tiny, forward: ≤ {1e3 * TINY_MS:.0f} µs", tiny)
+
+
+def meant(timed: list[Row], target: Target, mode: str) -> list[Row]:
+    """The rows that a target is for."""
+    return [
+        row
+        for row in timed
+        if (row["group"], row["mode"], row["dtype"]) == (target.group, mode, "float32")
+        and row["bound_ms"] >= LEAST_BOUND_MS
+    ]
+
+
+def below(rows: list[Row]) -> dict[str, float]:
+    """The names of the rows below their share of the roofline, with that share."""
+    return {
+        row["name"]: getattr(target, mode)
+        for target, mode in product(SHARES, MODES)
+        for row in meant([row for row in rows if "ms" in row], target, mode)
+        if row["of_bound"] < getattr(target, mode)
+    }
 
 
 def _said(what: str, values: dict[str, float], scale: float = 1.0) -> Iterator[str]:

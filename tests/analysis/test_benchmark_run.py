@@ -13,12 +13,14 @@ import pytest
 
 import chart
 import compare
+import limits
 import omniconv
 import run
 import targets
 from omniconv.analysis.benchmark import measure
 from omniconv.analysis.benchmark.scheduling import real_time
 from omniconv.analysis.machine import Machine, better
+from omniconv.core.library import absent
 from omniconv.core.register import Plan
 from results import path_for
 
@@ -207,7 +209,7 @@ def test_two_machines_are_not_compared(tmp_path, field, capsys):
     assert f"`{field}` differs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [compare, targets, chart])
+@pytest.mark.parametrize("script", [compare, targets, chart, limits])
 def test_another_schema_is_refused(tmp_path, script, capsys):
     other = written(tmp_path, "a.json", copy.deepcopy(result()) | {"schema": 1})
     with pytest.raises(SystemExit):
@@ -242,3 +244,25 @@ def test_the_chart_shows_every_row_in_float32(tmp_path):
     texts = [element.text for element in ET.parse(path).iter() if element.text]  # noqa: S314  # drawn above
     assert {"depthwise 2-D", "a/cf", "a/cf: omniconv 0.50, torch 0.50", "a/cf.train: omniconv 0.50"} <= set(texts)
     assert not any("b/cl" in text for text in texts)
+
+
+@pytest.mark.skipif(bool(absent()), reason=absent())
+def test_limits_are_measured_of_what_is_below_its_share(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(limits, "measure_machine", lambda: MACHINE)
+    low = {"of_bound": 0.1, "bound_ms": 1.0}
+    rows = [
+        row("dw3_112x32/cf", **low),
+        row("dw3_112x32/cl.train", mode="training", **low),
+        row("dw3_14x512/cf", of_bound=0.9, bound_ms=1.0),
+    ]
+    assert limits.main([written(tmp_path, "a.json", result(*rows)), "--seconds", "0.02"]) == 0
+    _, head, forward, training = capsys.readouterr().out.splitlines()
+    assert head.split() == ["problem", "roofline", "apart", "kernels", "autograd", "call", "reached", "meant"]
+    for line, name, meant in ((forward, rows[0]["name"], "0.50"), (training, rows[1]["name"], "0.40")):
+        cells = line.split()
+        roofline, apart, kernels, autograd, call = map(float, cells[1:6])
+        assert (cells[0], cells[-1]) == (name, meant)
+        assert 0 < roofline < apart
+        assert kernels > 0
+        assert call > 0
+        assert (autograd == 0) == (line is forward)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the problems below their share of the roofline from it, measured on this machine.
+
+python benchmarks/limits.py RESULT.json --rt
+
+Two limits lie between a roofline and a call. A kernel whose loads and products do not overlap takes the time of both,
+not that of the longer: `apart`. And a training step goes through torch's autograd, whose code large tensors have driven
+out of the caches: `autograd` is what a step on two numbers takes behind the kernels, whatever kernels they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from omniconv.analysis.benchmark.measure import SAMPLE, SETTLE
+from omniconv.analysis.benchmark.operands import operands_of
+from omniconv.analysis.benchmark.peers.plain import answered
+from omniconv.analysis.benchmark.problems import Benchmark, every
+from omniconv.analysis.benchmark.scheduling import real_time
+from omniconv.analysis.machine import Machine, better, measure_machine
+from omniconv.analysis.timing import interleaved
+from omniconv.core.register import Plan
+from results import read
+from targets import below
+
+Call = Callable[[], object]
+HEAD = (
+    f"{'problem':<34}{'roofline':>10}{'apart':>10}{'kernels':>10}{'autograd':>10}{'call':>10}{'reached':>9}{'meant':>7}"
+)
+
+
+class Measured(NamedTuple):
+    """Seconds of one problem."""
+
+    benchmark: Benchmark
+    call: float
+    kernels: float
+    autograd: float
+
+    def line(self, machine: Machine, meant: float) -> str:
+        """The times in ms, each with the share that the roofline is of it."""
+        flops, nbytes = self.benchmark.work()
+        roofline = machine.roofline(flops, nbytes).seconds
+        apart = flops / machine.peak + nbytes / machine.bandwidth(nbytes)
+        limit = apart + self.autograd
+        cells = "".join(f"{1e3 * t:10.3f}" for t in (roofline, apart, self.kernels, self.autograd, self.call))
+        return f"{self.benchmark.name:<34}{cells}{limit / self.call:9.0%}{meant:7.2f}"
+
+
+def measured(benchmark: Benchmark, seconds: float, *, rt: bool) -> Measured:
+    """The whole call, its compiled kernels without autograd, and these with a step of autograd on two numbers."""
+    operands = operands_of(benchmark, "cpu")
+    plan = Plan(benchmark.problem)
+    kernels = kernels_of(plan, operands.tensors, operands.gradient)
+    one, other, unit = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True), torch.ones(1)
+    calls: dict[str, Call] = {"call": answered(plan, operands).run, "kernels": kernels}
+    if benchmark.training:
+        calls["behind"] = lambda: (kernels(), torch.autograd.grad(one * other, (one, other), unit))
+    with torch.inference_mode(mode=not benchmark.training), real_time(wanted=rt):
+        found = interleaved(calls, seconds=seconds, sample_seconds=SAMPLE, settle_seconds=SETTLE)
+    times = {name: timing.median for name, timing in found.items()}
+    return Measured(
+        benchmark, times["call"], times["kernels"], times.get("behind", times["kernels"]) - times["kernels"]
+    )
+
+
+def kernels_of(plan: Plan, tensors: tuple[Any, ...], gradient: torch.Tensor | None) -> Call:
+    """The compiled operators of a problem: forward, and where there is a gradient, backward with all gradients."""
+    native, flat = plan._native, plan._flat  # noqa: SLF001
+    if native is None:
+        raise ValueError(f"{plan.problem} has no compiled kernel.")
+    given = [None if tensor is None else tensor.detach() for tensor in tensors]
+    if gradient is None:
+        return lambda: native.call(*given, flat)
+    wanted = sum(1 << at for at, tensor in enumerate(given) if tensor is not None)
+    return lambda: (native.call(*given, flat), native.call_backward(gradient, *given, flat, wanted))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the problems that a result file has below their share."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each problem")
+    parser.add_argument("--rt", action="store_true", help="real-time scheduling while timing")
+    options = parser.parse_args(arguments)
+    shares = below(read(options.result, parser)["rows"])
+    with real_time(wanted=options.rt):
+        machine = measure_machine()
+    found = [measured(one, options.seconds, rt=options.rt) for one in every() if one.name in shares]
+    with real_time(wanted=options.rt):
+        machine = better(machine, measure_machine())
+    print(f"{machine.name}, {machine.threads} threads, torch {machine.torch}; ms, reached: (apart + autograd) / call")
+    print(HEAD, *(one.line(machine, shares[one.benchmark.name]) for one in found), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
