@@ -50,7 +50,7 @@ def test_only_wanted_gradients_are_computed(case, wanted, monkeypatch):
     present_ones = sum(1 << at for at, t in enumerate(leaves) if t is not None)
     if not wanted & present_ones:
         return
-    plan._overrideable = None  # torch's own autograd would ask without Python
+    plan._overrideable, plan._recorded = None, (plan._compiled, ())  # torch's own autograd would ask without Python
     right = plan._native.call_backward
     monkeypatch.setattr(plan._native, "call_backward", lambda *a: asked.append(a[-1]) or right(*a))
     plan(*leaves).sum().backward()

@@ -149,7 +149,7 @@ def test_what_was_checked_is_remembered_within_bounds():
     for height in range(1, 300):
         plan(torch.ones(1, 4, height, 1), weight, bias)
         plan(torch.ones(1, 4, height, 1), weight, bias)
-        assert len(plan._accepted) <= 256
+        assert len(plan._check.accepted) <= 256
 
 
 def test_a_plan_hears_a_listener_with_the_size_of_its_input():

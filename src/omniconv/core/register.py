@@ -13,17 +13,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled, is_grad_enabled, strided
+from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
-from .check import check_tensors
+from .check import TensorCheck
 from .choose import choose
 from .family import Family, Kernel, families, family_of
 from .library import load
-from .native import FLOATING, PLAIN, Native, lowered, plain, transformed, transforming
+from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, lowered, plain, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
 Function = Callable[..., Tensor]
+Way = tuple[Function, tuple[Any, ...]]  # a function, and what it takes behind the tensors
 
 
 _LIBRARY = torch.library.Library("omniconv", "DEF")
@@ -63,17 +66,23 @@ class Plan:
         self._run, self._operator, bind = _KERNELS[problem.family, portable.name]
         self._native = _NATIVE.get((problem.family, kernel.name))
         self._leaves = tuple(getattr(torch, name) for name in kernel.leaves(problem)) if kernel.leaves else ()
-        self._accepted: set[Any] = set()
+        self._kept = TYPES.difference(self._leaves)
+        self._check = TensorCheck(self.family, problem)
         self._numbers = self.family.numbers(problem, ()) if problem.fixed_pads else None
-        self._bound: Function | None = None
         self._flat = self._overrideable = None
+        self._aten: Way | None = None
+        self._raw: Way = (self._compiled, ())
+        self._recorded: Way = self._raw
         if self._numbers is not None:
             if self._native is not None:
                 self._flat = self._native.flat.pack(self._numbers)
+                self._raw = (self._native.call, (self._flat,))
                 self._overrideable = kernel.overrideable(*self._numbers)
-            if bind is not None:
-                self._bound = bind(problem, *self._numbers)
-        self._quick = self._native is not None or self._bound is not None
+            if self._overrideable is not None:
+                self._recorded = (OVERRIDEABLE, self._overrideable)
+            if bind is not None and (bound := bind(problem, *self._numbers)):
+                self._aten = (bound, ())
+        self._quick = self._native is not None or self._aten is not None
         if self._quick:
             self._dims, self._channels = problem.dim + 2, problem.in_channels
             self._shapes = tuple(self.family.tensors(problem).values())[1:]
@@ -82,9 +91,10 @@ class Plan:
         return Plan, (self.problem,)
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
-        if self._quick and not torch.compiler.is_dynamo_compiling() and (run := self._shortcut(tensors)):
+        if self._quick and not is_dynamo_compiling() and (way := self._shortcut(tensors)):
+            run, numbers = way
             try:
-                return run(*tensors)
+                return run(*tensors, *numbers)
             except (RuntimeError, TypeError):
                 self._check(tensors)  # says what is wrong better than a kernel can
                 raise
@@ -104,17 +114,17 @@ class Plan:
         output = self._watched(tensors)
         return output.squeeze(0) if unbatched else output
 
-    def _shortcut(self, tensors: tuple[Tensor | None, ...]) -> Function | None:
-        """What computes these tensors, where only its own checks need to stand between it and them.
+    def _shortcut(self, tensors: tuple[Tensor | None, ...]) -> Way | None:
+        """What computes these tensors, and with which numbers, where only its own checks need to stand between them.
 
-        After large tensors every line of this is fetched from memory again: 10 µs a call, so it says no more than it
-        must.
+        After large tensors each line and each call of this is fetched from memory again, 15 µs a call: so it asks in
+        one piece, for no more than it must.
         """
         input: Any = tensors[0]
         if current_listener() is not None or type(input) not in PLAIN:
             return None
         sizes, dtype = input.shape, input.dtype
-        if len(sizes) != self._dims or sizes[1] != self._channels:
+        if len(sizes) != self._dims or sizes[1] != self._channels or not input.is_cpu:
             return None
         for at, shape in enumerate(self._shapes, 1):  # half the time of a `zip`
             tensor = tensors[at]
@@ -123,31 +133,21 @@ class Plan:
                     return None
             elif type(tensor) not in PLAIN or tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
                 return None
-        if self._native is not None:
-            if torch.is_autocast_enabled("cpu") or transformed():
+        native = self._native
+        if native is not None:
+            if is_autocast_enabled("cpu") or transforming() or forward_ad._current_level >= 0:  # noqa: SLF001
                 return None
-            if self._native.takes(input, self._leaves):
-                return self._compiled
-        return self._bound if input.is_cpu and dtype in FLOATING else None
+            if (dtype in self._kept and input.layout is strided) or native.takes(input, self._leaves):
+                if is_grad_enabled():
+                    for tensor in tensors:
+                        if tensor is not None and tensor.requires_grad:
+                            return self._recorded
+                return self._raw
+        return self._aten if dtype in FLOATING else None
 
     def _compiled(self, *tensors: Tensor | None) -> Tensor:
         native: Any = self._native
         return native.eager(self._run, tensors, self._flat or self._packed(tensors), self._overrideable)
-
-    def _check(self, tensors: tuple[Tensor | None, ...]) -> None:
-        if torch.compiler.is_compiling():
-            return check_tensors(self.family, self.problem, tensors)
-        try:  # tensors like those of an earlier call were checked then: 10 µs a call saved
-            seen = (_likeness(tensors), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
-            if seen in self._accepted:
-                return None
-        except (AttributeError, TypeError):  # not a tensor, or traced sizes, which have no hash
-            return check_tensors(self.family, self.problem, tensors)
-        check_tensors(self.family, self.problem, tensors)
-        if len(self._accepted) >= 256:
-            self._accepted.clear()
-        self._accepted.add(seen)
-        return None
 
     def _watched(self, tensors: tuple[Tensor | None, ...]) -> Tensor:
         listener = None if torch.compiler.is_compiling() else current_listener()
@@ -183,10 +183,6 @@ class Plan:
             return self._numbers
         input: Any = tensors[0]
         return self.family.numbers(self.problem, tuple(input.shape[2:]))
-
-
-def _likeness(tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
-    return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
 
 
 for _family in families().values():
