@@ -321,6 +321,7 @@ struct SquareSums {
           ++count;
         }
       squares.count = count;
+      if (!count) nearest = 0;
     }
 
     // The transpose of a convolution meets its taps in the other order.
