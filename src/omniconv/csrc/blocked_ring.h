@@ -41,7 +41,10 @@ struct Ring {
     const int64_t column_bytes = slots[0] * slots[1] * channels.copies() * V * int64_t(sizeof(float));
     const int64_t fits = (volume ? VOLUME_BYTES / group : ROW_BYTES) / column_bytes;
     const int64_t outputs = fits * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
-    chunks = ceil_div(columns, most(outputs, (channels.copies() > 1 ? 2 * MAX_TILE : LEAST_CHUNK) * phases));
+    // Of the columns that a chunk packs, its neighbours pack those of a window too.
+    const int64_t window = window_of<WAY>(axis[2]) * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
+    const int64_t least_chunk = (channels.copies() > 1 ? 2 * MAX_TILE : LEAST_CHUNK) * phases;
+    chunks = ceil_div(columns, most(outputs, most(least_chunk, 4 * window)));
     chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
     chunks = ceil_div(columns, chunk);
     width = most(reach(0, chunk).count, 0);
