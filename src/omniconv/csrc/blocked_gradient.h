@@ -16,7 +16,6 @@ struct BlockedGradient {
   const Problem& problem;
   const View& wide;
   const View& narrow;
-  const Weights& gradient;
   T* bias_gradient;  // or null
   const Host& host;
 
@@ -30,7 +29,6 @@ struct BlockedGradient {
       : problem(problem),
         wide(wide),
         narrow(narrow),
-        gradient(gradient),
         bias_gradient(bias_gradient),
         host(host),
         channels{problem.groups, problem.narrow, problem.wide},

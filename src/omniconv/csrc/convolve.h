@@ -2,6 +2,8 @@
 // The three sums of a convolution between a wide and a narrow tensor, on tensors of torch that were checked.
 #pragma once
 
+#include <tuple>
+
 #include "tensors.h"
 
 namespace omniconv {

@@ -88,7 +88,7 @@ int64_t separable_gradient(const Problem& problem, const View& input, const View
 #define OMNICONV_TEXT_(isa) #isa
 
 extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
-const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), V, sums, gradient_floats, gradient,
+const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), sums, gradient_floats, gradient,
                                               separable, separable_gradient};
 
 }  // namespace omniconv

@@ -14,7 +14,6 @@ struct SeparableGradients {
 
 struct Kernels {
   const char* isa;
-  int64_t lanes;
   // output = bias + Σ weights · input; output narrow and input wide, or (scatter) the other way round
   void (*sums)(const Problem&, bool scatter, const View& input, const View& output, const Weights&, const void* bias,
                const Host&);

@@ -260,11 +260,9 @@ struct PackedSums {
 
     __attribute__((noinline)) void begin_band(int64_t band) {
       held_band = band;
-      for (int64_t i = 0; i < part_count; ++i) parts[i].clear = false;
       const int64_t depth = band / cut.row_bands * cut.depth_band, row = band % cut.row_bands * cut.row_band;
       program.build(depth, least(depth + cut.depth_band, outputs_of<WAY>(cut.problem.axis[0])), row,
-                    least(row + cut.row_band, cut.rows.outputs()), cut.pitch, cut.columns.dealt * cut.pitch, input,
-                    output);
+                    least(row + cut.row_band, cut.rows.outputs()), cut.columns.dealt * cut.pitch, input, output);
       const Shelf& at = program.shelf;
       for (int64_t variant = 0; variant < cut.variants; ++variant)
         for (int64_t depth = 0; depth < at.depths; ++depth)
@@ -298,7 +296,6 @@ struct PackedSums {
       const int64_t phases = cut.columns.phases;
       Part& part = parts[part_count++];
       part.plan.direct = direct;
-      part.clear = false;
       part.place = begin * V;
       part.first = lowest + cut.columns.step() * begin * V;
       part.width = whole_vectors((end - begin) * V + cut.reach);

@@ -159,9 +159,9 @@ struct Tile {
   int64_t output;  // elements to its first output, in a plane
 };
 
-// Where the rows that one task packs stand, and what a plane of the tensor looks like: strides in floats.
+// Where the rows that one task packs stand, and which of the tensor they are.
 struct Shelf {
-  int64_t pitch, row, depth, variant;
+  int64_t row, depth, variant;  // floats from one to the next
   int64_t lowest_row, rows, lowest_depth, depths;
 };
 
@@ -218,12 +218,11 @@ struct Program {
     return omniconv::lines(count * int64_t(sizeof(U)));
   }
 
-  // The band of depths first_depth … end_depth - 1 and rows first_row … end_row - 1; `pitch` and `row` of packed rows.
-  void build(int64_t first_depth, int64_t end_depth, int64_t first_row, int64_t end_row, int64_t pitch,
-             int64_t row_pitch, const View& input, const View& output) {
+  // The band of depths first_depth … end_depth - 1 and rows first_row … end_row - 1, packed `row_pitch` floats apart.
+  void build(int64_t first_depth, int64_t end_depth, int64_t first_row, int64_t end_row, int64_t row_pitch,
+             const View& input, const View& output) {
     const Axis& outer = problem.axis[0];
     const auto span = rows.span(first_row, end_row, lines);
-    shelf.pitch = pitch;
     shelf.row = row_pitch;
     shelf.lowest_row = span.lowest;
     shelf.rows = span.count;

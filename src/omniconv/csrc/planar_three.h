@@ -32,7 +32,7 @@ template <class T>
 struct ThreePlanes {
   const T* input;    // of the first channel, at depth 0
   const Weights* weights;
-  int64_t first_weight;  // of the first channel, at depth 0; T × 3 × 3
+  int64_t first_weight;  // of the first channel, at depth 0; depth taps × 3 × 3
   const Depth* depths;
   int64_t depth_count, variants;
   int64_t input_variant, weight_variant;

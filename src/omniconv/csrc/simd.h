@@ -160,7 +160,7 @@ OMNICONV_INLINE void keep(vec& value) {
 // Keeps an index that steps in one register: the compiler would rather compute all its values ahead, and spill them.
 OMNICONV_INLINE void keep(int64_t& index) { asm("" : "+r"(index)); }
 
-// rows[i] holds lane j of column i; afterwards rows[j] holds lane i of column j.
+// Lane j of rows[i] changes places with lane i of rows[j].
 OMNICONV_INLINE void transpose(vec (&rows)[V]) {
   vec next[V];
   // log2(V) rounds: in round r, rows 2^r apart exchange the lanes 2^r apart.

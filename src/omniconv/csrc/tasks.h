@@ -4,7 +4,6 @@
 #pragma once
 
 #include "geometry.h"
-#include "simd.h"
 #include "steps.h"
 
 namespace omniconv {

@@ -27,7 +27,7 @@ const int64_t* Reader::list(int64_t length) {
 
 void Reader::end() const { STD_TORCH_CHECK(at == numbers.size(), "`numbers` are more than the convolution has"); }
 
-Seen::Seen(const Tensor& tensor) : tensor(tensor) {
+Seen::Seen(const Tensor& tensor) {
   int64_t *found_sizes, *found_strides;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor.get(), &dim));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor.get(), &found_sizes));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between torch's tensors and what kernels are told. With library.cpp and ops/*/cpu.cpp, the only files that see torch.
+// Between torch's tensors and what kernels are told. Nothing that kernels.cpp is compiled from sees torch.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <tuple>
 #include <vector>
 
 #include "kernels.h"
@@ -37,7 +36,6 @@ struct Reader {
 struct Seen {
   explicit Seen(const Tensor& tensor);
 
-  const Tensor& tensor;
   int64_t dim;
   const int64_t* sizes;
   const int64_t* strides;

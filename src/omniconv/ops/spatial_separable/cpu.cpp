@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // omniconv::spatial_separable_native and spatial_separable_native_backward: both passes of a depthwise convolution in
 // one.
+#include <tuple>
+
 #include "tensors.h"
 
 namespace omniconv {
