@@ -24,7 +24,7 @@ OMNICONV_INLINE vec held(vec value) {
 }
 
 // Which lanes of a vector lie inside a row.
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
 typedef uint16_t Inside;
 OMNICONV_INLINE Inside lanes_inside(int64_t begin, int64_t end) { return Inside((1u << end) - (1u << begin)); }
 #else
@@ -38,7 +38,7 @@ OMNICONV_INLINE Inside lanes_inside(int64_t begin, int64_t end) {
 
 // Those lanes of from[0 … V - 1], the others zero; nothing else is read.
 OMNICONV_INLINE vec load_inside(const float* from, Inside inside) {
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
   return (vec)_mm512_maskz_loadu_ps(inside, from);
 #elif defined(__AVX2__)
   return (vec)_mm256_maskload_ps(from, (__m256i)inside);
@@ -51,7 +51,7 @@ OMNICONV_INLINE vec load_inside(const float* from, Inside inside) {
 }
 
 OMNICONV_INLINE vec load_inside(const bf16* from, Inside inside) {
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
   return widen_lanes((hvec)_mm256_maskz_loadu_epi16(inside, from));
 #else
   vec value = {};
@@ -64,7 +64,7 @@ OMNICONV_INLINE vec load_inside(const bf16* from, Inside inside) {
 OMNICONV_INLINE void store_some(float* to, vec value, int64_t count) { store_first(to, value, count); }
 
 OMNICONV_INLINE void store_some(bf16* to, vec value, int64_t count) {
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
   _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)halves(value));
 #else
   store_first(to, value, count);

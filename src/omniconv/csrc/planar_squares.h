@@ -14,7 +14,7 @@ namespace omniconv {
 namespace {
 namespace planar {
 
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
 constexpr bool HAS_SQUARES = true;
 #else
 constexpr bool HAS_SQUARES = false;  // without masks
@@ -43,7 +43,7 @@ struct SquareStrip {
   Inside inside[MOST_SQUARE], wanted;
 };
 
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
 OMNICONV_INLINE void add_product(vec& sum, vec factor, vec value, Inside inside) {
   sum = (vec)_mm512_mask3_fmadd_ps((__m512)factor, (__m512)value, (__m512)sum, inside);
 }

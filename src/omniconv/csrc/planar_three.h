@@ -14,7 +14,7 @@ namespace omniconv {
 namespace {
 namespace planar {
 
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
 constexpr bool HAS_THREE = true;
 #else
 constexpr bool HAS_THREE = false;  // sixteen registers do not hold nine weights and a tile
@@ -56,7 +56,7 @@ OMNICONV_INLINE void put_row(T* to, const vec (&sums)[NV], int64_t last) {
   store_some(to + (NV - 1) * V, sums[NV - 1], last);
 }
 
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
 // Two vectors of bf16 are one of pairs, and widened to the even ones and the odd ones: that takes no shuffles, neither
 // of the inputs nor of the outputs.
 OMNICONV_INLINE void three_columns_of_pairs(vec (&columns)[3][2], const bf16* at, const uint32_t* inside) {

@@ -10,8 +10,9 @@
 
 #include "geometry.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)  // x86-64-v4
 #include <immintrin.h>
+#define OMNICONV_AVX512
 #define OMNICONV_LANES 16
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -27,7 +28,7 @@ namespace {
 
 constexpr int V = OMNICONV_LANES;
 // Accumulators that leave room for a weight and an input among the registers: 32 with AVX-512 and NEON, 16 elsewhere.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(OMNICONV_AVX512) || defined(__aarch64__)
 constexpr int MAX_TILE = 14;
 #else
 constexpr int MAX_TILE = 10;
@@ -50,7 +51,7 @@ OMNICONV_INLINE void store(float* to, vec value) { std::memcpy(to, &value, sizeo
 
 // To the upper half of each lane, in one step where one instruction both moves and clears.
 OMNICONV_INLINE vec widen_lanes(hvec half) {
-#if defined(__AVX512BW__)
+#if defined(OMNICONV_AVX512)
   typedef int16_t Places __attribute__((vector_size(64)));
   Places places;
   for (int i = 0; i < 32; ++i) places[i] = int16_t(i / 2);
@@ -77,7 +78,7 @@ OMNICONV_INLINE uvec round_lanes(vec value) {
 }
 
 OMNICONV_INLINE hvec upper_halves(uvec lanes) {
-#if defined(__AVX512BW__)
+#if defined(OMNICONV_AVX512)
   typedef uint16_t Words __attribute__((vector_size(64)));
   Words upper;
   for (int i = 0; i < 32; ++i) upper[i] = uint16_t(2 * i + 1);
@@ -112,7 +113,7 @@ OMNICONV_INLINE void narrow(bf16* to, float value) { *to = rounded(value); }
 
 // The first `count` lanes, the others zero. Nothing behind them is read.
 OMNICONV_INLINE vec load_first(const float* from, int64_t count) {
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
   return (vec)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
 #else
   vec value = {};
@@ -122,7 +123,7 @@ OMNICONV_INLINE vec load_first(const float* from, int64_t count) {
 }
 
 OMNICONV_INLINE vec load_first(const bf16* from, int64_t count) {
-#if defined(__AVX512BW__)
+#if defined(OMNICONV_AVX512)
   return widen_lanes((hvec)_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from));
 #else
   vec value = {};
@@ -133,7 +134,7 @@ OMNICONV_INLINE vec load_first(const bf16* from, int64_t count) {
 
 // The first `count` lanes written, and nothing behind them.
 OMNICONV_INLINE void store_first(float* to, vec value, int64_t count) {
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
   _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), (__m512)value);
 #else
   for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
@@ -141,7 +142,7 @@ OMNICONV_INLINE void store_first(float* to, vec value, int64_t count) {
 }
 
 OMNICONV_INLINE void store_first(bf16* to, vec value, int64_t count) {
-#if defined(__AVX512BW__)
+#if defined(OMNICONV_AVX512)
   _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), (__m256i)halves_or_nan(value));
 #else
   for (int64_t lane = 0; lane < count; ++lane) narrow(to + lane, value[lane]);
@@ -150,7 +151,7 @@ OMNICONV_INLINE void store_first(bf16* to, vec value, int64_t count) {
 
 // Keeps a loaded vector in a register: the compiler would rather load it again for each use, and loads are scarce.
 OMNICONV_INLINE void keep(vec& value) {
-#if defined(__AVX512F__)
+#if defined(OMNICONV_AVX512)
   asm("" : "+v"(value));
 #elif defined(__x86_64__)
   asm("" : "+x"(value));
