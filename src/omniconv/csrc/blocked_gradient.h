@@ -59,10 +59,10 @@ struct BlockedGradient {
 
   // `sums` has room for sums() floats.
   void run(float* sums) {
-    Split split{ring.groups, 1, parts.parts, 1, parts.parts, 1, 1, narrow.channel == 1};
-    if (work() * channels.blocks() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
+    const int64_t threads = threads_for(host, work() * channels.blocks());
+    const Split split = Split::of_units(threads, ring.groups, parts.parts, narrow.channel == 1);
     run_tasks(host, split, [&](Dealer& dealer) { work_on(dealer, sums); });
-    parts.add(host, split.threads, sums);
+    parts.add(host, threads, sums);
   }
 
   void work_on(Dealer& dealer, float* all_sums) const {

@@ -34,8 +34,8 @@ struct Parts {
   }
 
   void add(const Host& host, int64_t threads, float* sums) const {
-    Split split{channels.blocks(), 1, 1, 1, 1, 1, 1, false};
-    if (taps * parts * channels.blocks() > SERIAL_WORK / V) split.threads = threads;
+    const int64_t some = least(threads, threads_for(host, taps * parts * channels.blocks() * V));
+    const Split split = Split::of_units(some, channels.blocks(), 1, false);
     run_tasks(host, split, [&](Dealer& dealer) {
       Task task;
       while (dealer.deal(task)) {

@@ -159,8 +159,7 @@ struct DirectGradient {
 
   // `sums` has room for sums() floats.
   void run(float* sums) {
-    Split split{groups, 1, parts.parts, 1, parts.parts, 1, 1, true};
-    if (work() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
+    const Split split = Split::of_units(threads_for(host, work()), groups, parts.parts, true);
     run_tasks(host, split, [&](Dealer& dealer) {
       Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};
       SumRow<T>* met = arena.take<SumRow<T>>(taps);

@@ -172,8 +172,8 @@ struct PlanarGradient {
     const int64_t work = cut.whole_work() * most(problem.batch, 1);
     const int64_t wanted = ceil_div(GRADIENT_TASK_WORK, work), most_block = problem.groups / GRADIENT_TASKS;
     const int64_t block = cut.parts > 1 ? 1 : most(least(wanted, most_block), 1);
-    Split split{ceil_div(problem.groups, block), 1, cut.parts, 1, cut.parts, 1, 1, false};
-    if (work * problem.groups > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
+    const int64_t threads = threads_for(host, work * problem.groups);
+    const Split split = Split::of_units(threads, ceil_div(problem.groups, block), cut.parts, false);
     run_tasks(host, split, [&](Dealer& dealer) {
       Worker worker(*this);
       Task task;
@@ -188,9 +188,8 @@ struct PlanarGradient {
         }
     });
     if (cut.parts == 1) return;
-    Split finish{problem.groups, 1, 1, 1, 1, 1, 1, false};
-    if (problem.groups * cut.parts * cut.group_floats() > SERIAL_WORK) finish.threads = split.threads;
-    run_tasks(host, finish, [&](Dealer& dealer) {
+    const int64_t some = least(threads, threads_for(host, problem.groups * cut.parts * cut.group_floats()));
+    run_tasks(host, Split::of_units(some, problem.groups, 1, false), [&](Dealer& dealer) {
       Task task;
       while (dealer.deal(task)) add_parts(task.block, workspace + task.block * cut.parts * cut.group_floats());
     });

@@ -120,11 +120,10 @@ struct PackedSums {
     const int64_t bands = cut.depth_bands * cut.row_bands;
     block = most(least(ceil_div(LEAST_TASK_WORK, cut.work()), cut.tasks() / LEAST_TASKS), 1);
     const int64_t blocks = ceil_div(problem.groups, block);
-    const int64_t all = cut.work() * cut.tasks();
+    const int64_t threads = threads_for(host, cut.work() * cut.tasks());
     // What a band needs to know is found once if bands vary slowest: they stand for the split's blocks, the blocks of
     // groups for its samples, and the samples for its rows.
-    split = {bands, blocks, problem.batch, 1, problem.batch, cut.chunks,
-             all > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1, false};
+    split = Split::of_units(threads, bands, problem.batch, false, blocks, cut.chunks);
     channel_floats = cut.taps() * cut.variants;
   }
 

@@ -130,9 +130,8 @@ struct SquareGradient {
     const int64_t positions = problem.batch * problem.axis[0].narrow * height * strips;
     const int64_t work = positions * (sums() + problem.narrow) + 4 * sums();
     const int64_t block = most(least(ceil_div(SQUARE_TASK_WORK, work), problem.groups / LEAST_GROUPS), 1);
-    const int64_t all = work * problem.groups;
-    const Split split{ceil_div(problem.groups, block), 1, 1, 1, 1, 1,
-                      all > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1, false};
+    const int64_t threads = threads_for(host, work * problem.groups);
+    const Split split = Split::of_units(threads, ceil_div(problem.groups, block), 1, false);
     run_tasks(host, split, [&](Dealer& dealer) {
       Worker worker(*this);
       Task task;

@@ -223,8 +223,7 @@ struct SquareSums {
     const int64_t bands = depth * ceil_div(height, band);
     block = most(least(ceil_div(SQUARE_TASK_WORK, row_work * band), others * ceil_div(height, band) / SQUARE_TASKS), 1);
     block = least(block, problem.groups);
-    split = {ceil_div(problem.groups, block), problem.batch, bands, 1, bands, 1,
-             all > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1, false};
+    split = Split::of_units(threads_for(host, all), ceil_div(problem.groups, block), bands, false, problem.batch);
     lowest = static_cast<const float*>(input.data);
     const Axis* axis = problem.axis;
     highest = lowest + (problem.batch - 1) * input.batch + (problem.groups * variants - 1) * input.channel +

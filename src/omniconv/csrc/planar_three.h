@@ -237,8 +237,8 @@ struct ThreeSums {
       band = ceil_div(ceil_div(band, 2), lines) * lines;
     block = most(least(ceil_div(THREE_TASK_WORK, row_work * band), others * ceil_div(height, band) / THREE_TASKS), 1);
     block = least(block, problem.groups);
-    split = {ceil_div(problem.groups, block), problem.batch, depth * ceil_div(height, band), 1,
-             depth * ceil_div(height, band), 1, all > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1, false};
+    const int64_t bands = depth * ceil_div(height, band);
+    split = Split::of_units(threads_for(host, all), ceil_div(problem.groups, block), bands, false, problem.batch);
   }
 
   int64_t scratch_bytes() const {

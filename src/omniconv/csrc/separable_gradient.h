@@ -133,8 +133,8 @@ struct SeparableGradient {
 
   // `sums` has room for floats().
   void run(float* sums) const {
-    Split split{ceil_div(blocks(), group), 1, parts, 1, parts, 1, 1, grad.channel == 1};
-    if (work() * blocks() > SERIAL_WORK) split.threads = least(host.threads, MOST_THREADS);
+    const int64_t threads = threads_for(host, work() * blocks());
+    const Split split = Split::of_units(threads, ceil_div(blocks(), group), parts, grad.channel == 1);
     run_tasks(host, split, [&](Dealer& dealer) { Thread(*this).work(dealer, sums); });
     for (int64_t block = 0; parts > 1 && block < blocks(); ++block) add_parts(block, sums);
   }

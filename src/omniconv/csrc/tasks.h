@@ -14,6 +14,11 @@ constexpr int64_t SERIAL_WORK = 12000;
 constexpr int64_t TASKS_PER_THREAD = 8;
 constexpr int64_t MOST_THREADS = 256;
 
+// For so many multiply-adds of vectors.
+inline int64_t threads_for(const Host& host, int64_t work) {
+  return work > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1;
+}
+
 struct Task {
   int64_t block, sample, chunk, first_row, end_row;
 };
@@ -27,11 +32,17 @@ struct Split {
   // least_band: rows below which a band would pack more rows than it sums. work: vector multiply-adds a block a sample.
   static Split of(const Host& host, int64_t blocks, int64_t samples, int64_t rows, int64_t least_band, int64_t chunks,
                   int64_t work, bool blocks_inner) {
-    const int64_t threads = work * blocks * samples > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1;
+    const int64_t threads = threads_for(host, work * blocks * samples);
     const int64_t wanted = threads > 1 ? TASKS_PER_THREAD * threads : 1;
     const int64_t others = most((blocks_inner ? 1 : blocks) * samples * chunks, 1);
     const int64_t band = most(ceil_div(rows, ceil_div(wanted, others)), least(rows, 2 * least_band));
     return {blocks, samples, rows, band, ceil_div(rows, band), chunks, threads, blocks_inner};
+  }
+
+  // A task for each unit, which stands for a row.
+  static Split of_units(int64_t threads, int64_t blocks, int64_t units, bool blocks_inner, int64_t samples = 1,
+                        int64_t chunks = 1) {
+    return {blocks, samples, units, 1, units, chunks, threads, blocks_inner};
   }
 
   int64_t tasks() const { return blocks * samples * bands * chunks; }
