@@ -36,6 +36,4 @@ Tensor channel_totals(const Tensor& tensor, const Seen& like) {
   return totals;
 }
 
-int64_t taps_of(const Problem& problem) { return problem.axis[0].taps * problem.axis[1].taps * problem.axis[2].taps; }
-
 }  // namespace omniconv

@@ -36,6 +36,4 @@ Tensor transposed(const Tensor& input, const Tensor& weight, const MaybeTensor& 
 Gradients transposed_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
                                const Numbers& numbers, int64_t wanted);
 
-int64_t taps_of(const Problem& problem);  // all axes together
-
 }  // namespace omniconv

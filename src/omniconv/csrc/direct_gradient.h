@@ -125,7 +125,7 @@ struct DirectGradient {
     return problem.wide == 1 && problem.narrow == 1 && problem.groups >= V && wide.channel == 1 &&
            narrow.channel == 1 && (wide.axis[2] > 0 || axis.wide == 1) && (axis.dilation == 1 || axis.taps == 1) &&
            axis.stride <= 2 && axis.taps <= most_taps &&
-           problem.axis[0].taps * problem.axis[1].taps * axis.taps <= MOST_GRADIENT_TAPS;
+           taps_of(problem) <= MOST_GRADIENT_TAPS;
   }
 
   DirectGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
@@ -138,7 +138,7 @@ struct DirectGradient {
         parts{problem, channels, gradient, bias_gradient, 0, 0} {
     rows = problem.axis[0].narrow * problem.axis[1].narrow;
     columns = problem.axis[2].narrow;
-    taps = problem.axis[0].taps * problem.axis[1].taps * problem.axis[2].taps;
+    taps = taps_of(problem);
     group = problem.axis[1].taps > 1 ? least(GRADIENT_BLOCKS, channels.blocks()) : channels.blocks();
     groups = ceil_div(channels.blocks(), group);
     chunk = rows > 1 ? columns : least(columns, DIRECT_TILES * MAX_TILE);

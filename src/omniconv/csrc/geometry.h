@@ -39,11 +39,18 @@ struct Axis {
   int64_t taps, stride, dilation, before;
 };
 
+constexpr Axis NO_AXIS = {1, 1, 1, 1, 1, 0};
+
 // A convolution of `groups` groups, each of `wide` channels of the wide tensor and `narrow` of the narrow one.
 struct Problem {
   int64_t batch, groups, wide, narrow;
   Axis axis[3];
 };
+
+// Of all axes together.
+static inline __attribute__((always_inline)) int64_t taps_of(const Problem& problem) {
+  return problem.axis[0].taps * problem.axis[1].taps * problem.axis[2].taps;
+}
 
 // Element (narrow channel n, wide channel w, both within group g; tap k, row-major) of the weights lies at
 // data + head(g) * group + n * narrow + w * wide + k, where head(g) is g, g / share or g % heads: several groups may

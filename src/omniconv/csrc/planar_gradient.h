@@ -119,12 +119,11 @@ struct GradientCut {
   int64_t narrow_floats() const { return problem.narrow * depth_band * narrow_rows * narrow_row; }
 
   int64_t tap_rows() const { return problem.axis[0].taps * problem.axis[1].taps; }
-  int64_t taps() const { return tap_rows() * problem.axis[2].taps; }
   // Sums of one channel of either tensor.
   int64_t pair_sums() const { return tap_rows() * broad; }
   int64_t group_sums() const { return problem.narrow * (problem.wide * pair_sums() + 1); }  // and those of the bias
   // Numbers of a group's gradients.
-  int64_t group_floats() const { return problem.narrow * (problem.wide * taps() + 1); }
+  int64_t group_floats() const { return problem.narrow * (problem.wide * taps_of(problem) + 1); }
   // Vector multiply-adds of a group and a sample.
   int64_t whole_work() const {
     return problem.narrow * problem.wide * pair_sums() * problem.axis[0].narrow * problem.axis[1].narrow * chunks *
@@ -151,8 +150,8 @@ struct PlanarGradient {
       return false;
     GradientCut cut(problem);
     const int64_t vectors = problem.axis[0].narrow * problem.axis[1].narrow * ceil_div(columns.narrow, V);
-    const int64_t enough = columns.stride * (cut.taps() <= FEW_TAPS ? LEAST_VECTORS : cut.taps() * 3 / 4);
-    return vectors * least(problem.narrow, 4) >= enough && cut.taps() <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
+    const int64_t enough = columns.stride * (taps_of(problem) <= FEW_TAPS ? LEAST_VECTORS : taps_of(problem) * 3 / 4);
+    return vectors * least(problem.narrow, 4) >= enough && taps_of(problem) <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
   }
 
   PlanarGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
@@ -452,7 +451,7 @@ struct PlanarGradient {
     };
     for (int64_t output = 0; output < problem.narrow; ++output)
       for (int64_t input = 0; input < problem.wide; ++input)
-        for (int64_t tap = 0; tap < cut.taps(); ++tap) set(group, output, input, tap, added());
+        for (int64_t tap = 0; tap < taps_of(problem); ++tap) set(group, output, input, tap, added());
     for (int64_t output = 0; bias_gradient && output < problem.narrow; ++output)
       omniconv::narrow(bias_gradient + group * problem.narrow + output, added());
   }

@@ -90,11 +90,10 @@ struct Cut {
     return problem.groups * most(problem.batch, 1) * chunks * ceil_div(rows.outputs(), row_band) *
            ceil_div(outputs_of<WAY>(problem.axis[0]), depth_band);
   }
-  int64_t taps() const { return problem.axis[0].taps * problem.axis[1].taps * problem.axis[2].taps; }
   // Vector multiply-adds of a task, and about as much again to pack and store.
   int64_t work() const {
     const int64_t vectors = depth_band * row_band * (chunk / V);
-    const int64_t met = ceil_div(taps() * variants, period_of<WAY>(problem.axis[0]) * period_of<WAY>(problem.axis[1]) *
+    const int64_t met = ceil_div(taps_of(problem) * variants, period_of<WAY>(problem.axis[0]) * period_of<WAY>(problem.axis[1]) *
                                                         columns.phases);
     return vectors * outputs * (met + 4);
   }
@@ -124,7 +123,7 @@ struct PackedSums {
     // What a band needs to know is found once if bands vary slowest: they stand for the split's blocks, the blocks of
     // groups for its samples, and the samples for its rows.
     split = Split::of_units(threads, bands, problem.batch, false, blocks, cut.chunks);
-    channel_floats = cut.taps() * cut.variants;
+    channel_floats = taps_of(problem) * cut.variants;
   }
 
   bool straight() const { return sizeof(T) == sizeof(float) && cut.columns.phases == 1; }

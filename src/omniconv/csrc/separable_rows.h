@@ -240,8 +240,7 @@ struct Passes {
 
   Passes(const Problem& problem)
       : down(problem.axis[1]), along(problem.axis[2]), columns(problem), rows(problem) {
-    const Axis alone = {1, 1, 1, 1, 1, 0};
-    columns.axis[1] = rows.axis[1] = alone;
+    columns.axis[1] = rows.axis[1] = NO_AXIS;
     columns.axis[2] = down;
   }
 

@@ -71,7 +71,6 @@ View view(const Tensor& tensor);
 int64_t span(int64_t positions, int64_t stride, int64_t taps, int64_t dilation);
 // One axis of a convolution, or of a missing axis.
 Axis axis_of(int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before, int64_t after);
-constexpr Axis NO_AXIS = {1, 1, 1, 1, 1, 0};
 
 // Temporary memory of one call.
 struct Workspace {
