@@ -134,24 +134,15 @@ struct Ring {
 
     // Lists the packed rows that the outputs at `place` meet, and which rows of taps (copies innermost) meet them.
     int64_t meet(int64_t block, const int64_t (&place)[2], const float** met, int64_t* places) {
-      const Axis* axis = ring.problem.axis;
       const int64_t copies = ring.channels.copies();
-      const Steps outer = steps_of<WAY>(axis[0], place[0]), inner = steps_of<WAY>(axis[1], place[1]);
       int64_t found = 0;
-      for (int64_t i = 0; i < outer.taps; ++i) {
-        const int64_t depth = outer.at + outer.hop * i;
-        if (depth < 0 || depth >= inputs_of<WAY>(axis[0])) continue;
-        for (int64_t j = 0; j < inner.taps; ++j) {
-          const int64_t height = inner.at + inner.hop * j;
-          if (height < 0 || height >= inputs_of<WAY>(axis[1])) continue;
-          const float* row = row_at(depth, height) + (block - first_block) * ring.block_floats();
-          const int64_t taps = (outer.first + outer.step * i) * axis[1].taps + inner.first + inner.step * j;
-          for (int64_t copy = 0; copy < copies; ++copy) {
-            met[found] = row + copy * ring.width * V;
-            places[found++] = taps * copies + copy;
-          }
+      each_row_met<WAY>(ring.problem, place, [&](int64_t depth, int64_t height, int64_t taps) {
+        const float* row = row_at(depth, height) + (block - first_block) * ring.block_floats();
+        for (int64_t copy = 0; copy < copies; ++copy) {
+          met[found] = row + copy * ring.width * V;
+          places[found++] = taps * copies + copy;
         }
-      }
+      });
       return found;
     }
 

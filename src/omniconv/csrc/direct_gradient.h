@@ -199,20 +199,11 @@ struct DirectGradient {
 
   // Lists the rows of the wide tensor that a row of the narrow one meets.
   int64_t meet(const int64_t (&place)[2], int64_t sample, int64_t lane, float* sums, SumRow<T>* met) const {
-    const Steps outer = steps_of<Way::GATHER>(problem.axis[0], place[0]);
-    const Steps inner = steps_of<Way::GATHER>(problem.axis[1], place[1]);
     const T* from = static_cast<const T*>(wide.data) + sample * wide.batch + lane;
     int64_t found = 0;
-    for (int64_t i = 0; i < outer.taps; ++i) {
-      const int64_t depth = outer.at + outer.hop * i;
-      if (depth < 0 || depth >= problem.axis[0].wide) continue;
-      for (int64_t j = 0; j < inner.taps; ++j) {
-        const int64_t height = inner.at + inner.hop * j;
-        if (height < 0 || height >= problem.axis[1].wide) continue;
-        met[found++] = {from + depth * wide.axis[0] + height * wide.axis[1],
-                        sums + (i * inner.taps + j) * problem.axis[2].taps * V};
-      }
-    }
+    each_row_met<Way::GATHER>(problem, place, [&](int64_t depth, int64_t height, int64_t row) {
+      met[found++] = {from + depth * wide.axis[0] + height * wide.axis[1], sums + row * problem.axis[2].taps * V};
+    });
     return found;
   }
 

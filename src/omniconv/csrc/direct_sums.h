@@ -103,19 +103,11 @@ struct DirectSums {
   // Lists the rows of inputs that a row of outputs meets, with the weights of the first block.
   int64_t meet(const int64_t (&place)[2], int64_t sample, int64_t lane, const float* filters, int64_t taps,
                TapRowOf<T>* rows) const {
-    const Steps outer = steps_of<WAY>(problem.axis[0], place[0]), inner = steps_of<WAY>(problem.axis[1], place[1]);
     const T* from = static_cast<const T*>(input.data) + sample * input.batch + lane;
     int64_t found = 0;
-    for (int64_t i = 0; i < outer.taps; ++i) {
-      const int64_t depth = outer.at + outer.hop * i;
-      if (depth < 0 || depth >= inputs_of<WAY>(problem.axis[0])) continue;
-      for (int64_t j = 0; j < inner.taps; ++j) {
-        const int64_t height = inner.at + inner.hop * j;
-        if (height < 0 || height >= inputs_of<WAY>(problem.axis[1])) continue;
-        const int64_t row = (outer.first + outer.step * i) * problem.axis[1].taps + inner.first + inner.step * j;
-        rows[found++] = {from + depth * input.axis[0] + height * input.axis[1], filters + row * taps * V};
-      }
-    }
+    each_row_met<WAY>(problem, place, [&](int64_t depth, int64_t height, int64_t row) {
+      rows[found++] = {from + depth * input.axis[0] + height * input.axis[1], filters + row * taps * V};
+    });
     return found;
   }
 

@@ -70,6 +70,23 @@ inline Steps steps_of(const Axis& axis, int64_t output) {
   return {0, 0, 1, 0, 0};
 }
 
+// Calls each(depth, height, row of taps) for the rows of inputs, inside the tensor, that a row of outputs meets.
+template <Way WAY, class Each>
+inline __attribute__((always_inline)) void each_row_met(const Problem& problem, const int64_t (&place)[2],
+                                                        const Each& each) {
+  const Axis* axis = problem.axis;
+  const Steps outer = steps_of<WAY>(axis[0], place[0]), inner = steps_of<WAY>(axis[1], place[1]);
+  for (int64_t i = 0; i < outer.taps; ++i) {
+    const int64_t depth = outer.at + outer.hop * i;
+    if (depth < 0 || depth >= inputs_of<WAY>(axis[0])) continue;
+    for (int64_t j = 0; j < inner.taps; ++j) {
+      const int64_t height = inner.at + inner.hop * j;
+      if (height < 0 || height >= inputs_of<WAY>(axis[1])) continue;
+      each(depth, height, (outer.first + outer.step * i) * axis[1].taps + inner.first + inner.step * j);
+    }
+  }
+}
+
 // Positions that the taps of one output span.
 inline int64_t span_of(const Axis& axis) { return axis.dilation * (axis.taps - 1) + 1; }
 
