@@ -51,13 +51,13 @@ struct BlockedGradient {
   // Vector multiply-adds of one block.
   int64_t work() const { return problem.batch * rows * ring.columns * taps; }
 
-  int64_t sums() const { return parts.floats(); }
+  int64_t floats() const { return parts.floats(); }
 
   int64_t scratch_bytes() const {
     return ring.bytes() + 2 * lines(ring.chunk * V * 4) + 3 * lines(list * 8);
   }
 
-  // `sums` has room for sums() floats.
+  // `sums` has room for floats().
   void run(float* sums) {
     const int64_t threads = threads_for(host, work() * channels.blocks());
     const Split split = Split::of_units(threads, ring.groups, parts.parts, narrow.channel == 1);

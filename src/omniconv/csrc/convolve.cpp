@@ -18,8 +18,12 @@ void weight_gradient(const Bound& bound, const Tensor& wide, const Tensor& narro
                      void* bias_gradient) {
   const Tensor first = readable(wide), second = readable(narrow);
   const Host threads = host();
-  Workspace workspace(kernels().gradient_floats(bound.problem, view(first), view(second), threads));
-  kernels().gradient(bound.problem, view(first), view(second), gradient, bias_gradient, workspace.data, threads);
+  const View from = view(first), by = view(second);
+  const auto run = [&](float* workspace) {
+    return kernels().gradient(bound.problem, from, by, gradient, bias_gradient, workspace, threads);
+  };
+  const Workspace workspace(run(nullptr));
+  run(workspace.data);
 }
 
 Tensor channel_totals(const Tensor& tensor, const Seen& like) {

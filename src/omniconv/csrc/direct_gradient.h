@@ -154,10 +154,10 @@ struct DirectGradient {
 
   // Vector multiply-adds.
   int64_t work() const { return problem.batch * rows * columns * taps * channels.blocks(); }
-  int64_t sums() const { return parts.floats(); }
+  int64_t floats() const { return parts.floats(); }
   int64_t scratch_bytes() const { return lines(taps * int64_t(sizeof(SumRow<T>))); }
 
-  // `sums` has room for sums() floats.
+  // `sums` has room for floats().
   void run(float* sums) {
     const Split split = Split::of_units(threads_for(host, work()), groups, parts.parts, true);
     run_tasks(host, split, [&](Dealer& dealer) {

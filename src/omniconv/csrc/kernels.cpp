@@ -37,35 +37,29 @@ void sums(const Problem& problem, bool scatter, const View& input, const View& o
   run(problem, input, output, weights, bias, host);
 }
 
-int64_t gradient_floats(const Problem& problem, const View& wide, const View& narrow, const Host& host) {
-  if (SquareGradient::suits(problem, wide, narrow)) return 0;
-  if (DirectGradient<float>::suits(problem, wide, narrow))
-    return DirectGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
-  if (PlanarGradient<float>::suits(problem, wide, narrow))
-    return PlanarGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
-  return BlockedGradient<float>(problem, wide, narrow, Weights{}, nullptr, host).sums();
-}
-
 template <class T>
-void gradient_by(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
-                 float* workspace, const Host& host) {
+int64_t gradient_by(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
+                    float* workspace, const Host& host) {
+  const auto run = [&](auto&& gradient) {
+    if (workspace) gradient.run(workspace);
+    return gradient.floats();
+  };
+  T* of_bias = static_cast<T*>(bias);
   if constexpr (sizeof(T) == sizeof(float)) {
     if (SquareGradient::suits(problem, wide, narrow))
-      return SquareGradient(problem, wide, narrow, weights, static_cast<float*>(bias), host).run();
+      return run(SquareGradient(problem, wide, narrow, weights, of_bias, host));
   }
-  if (DirectGradient<T>::suits(problem, wide, narrow)) {
-    DirectGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
-  } else if (PlanarGradient<T>::suits(problem, wide, narrow)) {
-    PlanarGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
-  } else {
-    BlockedGradient<T>(problem, wide, narrow, weights, static_cast<T*>(bias), host).run(workspace);
-  }
+  if (DirectGradient<T>::suits(problem, wide, narrow))
+    return run(DirectGradient<T>(problem, wide, narrow, weights, of_bias, host));
+  if (PlanarGradient<T>::suits(problem, wide, narrow))
+    return run(PlanarGradient<T>(problem, wide, narrow, weights, of_bias, host));
+  return run(BlockedGradient<T>(problem, wide, narrow, weights, of_bias, host));
 }
 
-void gradient(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
-              float* workspace, const Host& host) {
+int64_t gradient(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
+                 float* workspace, const Host& host) {
   const auto run = wide.type == Type::float32 ? gradient_by<float> : gradient_by<bf16>;
-  run(problem, wide, narrow, weights, bias, workspace, host);
+  return run(problem, wide, narrow, weights, bias, workspace, host);
 }
 
 void separable(const Problem& problem, const View& input, const View& output, const Weights& column, const Weights& row,
@@ -88,7 +82,7 @@ int64_t separable_gradient(const Problem& problem, const View& input, const View
 #define OMNICONV_TEXT_(isa) #isa
 
 extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
-const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), sums, gradient_floats, gradient,
-                                              separable, separable_gradient};
+const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), sums, gradient, separable,
+                                              separable_gradient};
 
 }  // namespace omniconv

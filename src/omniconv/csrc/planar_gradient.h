@@ -165,7 +165,7 @@ struct PlanarGradient {
         cut(problem) {}
 
   // Room that run() needs: parts are only kept where there are several.
-  int64_t sums() const { return cut.parts > 1 ? problem.groups * cut.parts * cut.group_floats() : 0; }
+  int64_t floats() const { return cut.parts > 1 ? problem.groups * cut.parts * cut.group_floats() : 0; }
 
   void run(float* workspace) const {
     const int64_t work = cut.whole_work() * most(problem.batch, 1);

@@ -126,7 +126,9 @@ struct SquareGradient {
   int64_t sums() const { return problem.narrow * problem.wide * problem.axis[0].taps * square(); }
   int64_t rows() const { return lines + taps - 1; }
 
-  void run() const {
+  int64_t floats() const { return 0; }  // that run() needs
+
+  void run(float*) const {
     const int64_t positions = problem.batch * problem.axis[0].narrow * height * strips;
     const int64_t work = positions * (sums() + problem.narrow) + 4 * sums();
     const int64_t block = most(least(ceil_div(SQUARE_TASK_WORK, work), problem.groups / LEAST_GROUPS), 1);

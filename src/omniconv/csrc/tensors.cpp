@@ -138,8 +138,8 @@ Axis axis_of(int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64
 }
 
 Workspace::Workspace(int64_t floats)
-    : data(static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64))) {
-  if (!data && floats) throw std::bad_alloc();
+    : data(static_cast<float*>(std::aligned_alloc(64, floats * sizeof(float) / 64 * 64 + 64))) {
+  if (!data) throw std::bad_alloc();
 }
 
 Workspace::~Workspace() { std::free(data); }

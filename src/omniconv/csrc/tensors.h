@@ -72,7 +72,7 @@ int64_t span(int64_t positions, int64_t stride, int64_t taps, int64_t dilation);
 // One axis of a convolution, or of a missing axis.
 Axis axis_of(int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before, int64_t after);
 
-// Temporary memory of one call.
+// Temporary memory of one call, never null.
 struct Workspace {
   explicit Workspace(int64_t floats);
   ~Workspace();
