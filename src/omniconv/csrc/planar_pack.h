@@ -36,6 +36,24 @@ OMNICONV_INLINE Inside lanes_inside(int64_t begin, int64_t end) {
 }
 #endif
 
+// Which lanes of the vector that begins at `from` lie in 0 … width - 1.
+inline Inside inside_of(int64_t from, int64_t width) {
+  const int64_t begin = least(most(-from, 0), V);
+  return lanes_inside(begin, most(least(width - from, V), begin));
+}
+
+// Where a tensor's elements lie, and which of them may be read; strides are not negative.
+struct Bounds {
+  const float *lowest, *highest;
+
+  Bounds(const View& view, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width) {
+    lowest = static_cast<const float*>(view.data);
+    highest = lowest + (batch - 1) * view.batch + (channels - 1) * view.channel + (depth - 1) * view.axis[0] +
+              (height - 1) * view.axis[1] + width;
+  }
+  bool hold(const float* begin, const float* end) const { return lowest <= begin && end <= highest; }
+};
+
 // Those lanes of from[0 … V - 1], the others zero; nothing else is read.
 OMNICONV_INLINE vec load_inside(const float* from, Inside inside) {
 #if defined(OMNICONV_AVX512)

@@ -71,18 +71,6 @@ inline ProductTile product_tile_of(bool first, bool last) {
                : (last ? product_tile<R, K, 0, K / 2> : product_tile<R, K, 0, 0>);
 }
 
-// Where a plane's elements lie, and which of them may be read.
-struct Bounds {
-  const float *lowest, *highest;
-
-  Bounds(const View& view, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width) {
-    lowest = static_cast<const float*>(view.data);
-    highest = lowest + (batch - 1) * view.batch + (channels - 1) * view.channel + (depth - 1) * view.axis[0] +
-              (height - 1) * view.axis[1] + width;
-  }
-  bool hold(const float* begin, const float* end) const { return lowest <= begin && end <= highest; }
-};
-
 // Groups of which there are as many as tasks: each is summed by itself.
 struct SquareGradient {
   const Problem& problem;
@@ -131,7 +119,7 @@ struct SquareGradient {
   void run(float*) const {
     const int64_t positions = problem.batch * problem.axis[0].narrow * height * strips;
     const int64_t work = positions * (sums() + problem.narrow) + 4 * sums();
-    const int64_t block = most(least(ceil_div(SQUARE_TASK_WORK, work), problem.groups / LEAST_GROUPS), 1);
+    const int64_t block = most(least(ceil_div(PlaneSplit::TASK_WORK, work), problem.groups / LEAST_GROUPS), 1);
     const int64_t threads = threads_for(host, work * problem.groups);
     const Split split = Split::of_units(threads, ceil_div(problem.groups, block), 1, false);
     run_tasks(host, split, [&](Dealer& dealer) {

@@ -21,7 +21,6 @@ constexpr bool HAS_SQUARES = false;  // without masks
 #endif
 
 constexpr int MOST_SQUARE = 7, AHEAD = 3;
-constexpr int64_t SQUARE_TASKS = 32, SQUARE_TASK_WORK = 16000;
 constexpr int64_t SQUARE_COPY = 2 * V;  // floats of a copied row
 constexpr int64_t MOST_SQUARE_PLANES = 256;  // that one output meets
 
@@ -124,11 +123,6 @@ inline SquareTile square_tile_of(bool first, bool last) {
                : (last ? square_tile<R, K, 0, K / 2> : square_tile<R, K, 0, 0>);
 }
 
-inline Inside inside_of(int64_t from, int64_t width) {
-  const int64_t begin = least(most(-from, 0), V);
-  return lanes_inside(begin, most(least(width - from, V), begin));
-}
-
 void list_square_strips(SquareStrip* strips, int64_t width, int64_t taps) {
   for (int64_t i = 0; i * V < width; ++i) {
     SquareStrip& strip = strips[i];
@@ -166,9 +160,9 @@ struct SquareSums {
   const Host& host;
 
   int64_t outputs, variants, taps;  // channels of a group, and taps along an axis
-  int64_t height, width, lines, strip_count, block, band;
-  const float *lowest, *highest;    // the first element of the inputs, and the one behind the last
-  Split split;
+  int64_t height, width, lines, strip_count;
+  Bounds bounds;  // of the inputs
+  PlaneSplit cut;
 
   static int64_t channels_met(const Problem& problem) { return WAY == Way::GATHER ? problem.wide : problem.narrow; }
 
@@ -204,31 +198,22 @@ struct SquareSums {
 
   SquareSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const float* bias,
              const Host& host)
-      : problem(problem), input(input), output(output), weights(weights), bias(bias), host(host) {
-    outputs = WAY == Way::GATHER ? problem.narrow : problem.wide;
-    variants = channels_met(problem);
-    taps = problem.axis[2].taps;
-    height = problem.axis[1].wide;
-    width = problem.axis[2].wide;
-    lines = lines_for(height);
-    strip_count = ceil_div(width, V);
-    const int64_t depth = outputs_of<WAY>(problem.axis[0]);
-    const int64_t row_work = strip_count * (taps * taps * problem.axis[0].taps * variants + 6) * outputs;
-    const int64_t all = row_work * height * depth * problem.groups * problem.batch;
-    // Bands where channels and samples are few, and blocks of groups where planes are small.
-    const int64_t others = most(problem.groups * problem.batch * depth, 1);
-    band = ceil_div(height, lines) * lines;
-    while (band > 2 * lines && others * ceil_div(height, band) < SQUARE_TASKS && row_work * band > 2 * SQUARE_TASK_WORK)
-      band = ceil_div(ceil_div(band, 2), lines) * lines;
-    const int64_t bands = depth * ceil_div(height, band);
-    block = most(least(ceil_div(SQUARE_TASK_WORK, row_work * band), others * ceil_div(height, band) / SQUARE_TASKS), 1);
-    block = least(block, problem.groups);
-    split = Split::of_units(threads_for(host, all), ceil_div(problem.groups, block), bands, false, problem.batch);
-    lowest = static_cast<const float*>(input.data);
-    const Axis* axis = problem.axis;
-    highest = lowest + (problem.batch - 1) * input.batch + (problem.groups * variants - 1) * input.channel +
-              (inputs_of<WAY>(axis[0]) - 1) * input.axis[0] + (height - 1) * input.axis[1] + width;
-  }
+      : problem(problem),
+        input(input),
+        output(output),
+        weights(weights),
+        bias(bias),
+        host(host),
+        outputs(WAY == Way::GATHER ? problem.narrow : problem.wide),
+        variants(channels_met(problem)),
+        taps(problem.axis[2].taps),
+        height(problem.axis[1].wide),
+        width(problem.axis[2].wide),
+        lines(lines_for(height)),
+        strip_count(ceil_div(width, V)),
+        bounds(input, problem.batch, problem.groups * variants, inputs_of<WAY>(problem.axis[0]), height, width),
+        cut(host, problem, outputs_of<WAY>(problem.axis[0]), height, lines, ceil_div(height, lines) * lines,
+            strip_count * (taps * taps * problem.axis[0].taps * variants + 6) * outputs) {}
 
   int64_t planes() const { return problem.axis[0].taps * variants; }
   int64_t rows() const { return lines + taps - 1; }
@@ -241,7 +226,7 @@ struct SquareSums {
   }
 
   void run() {
-    run_tasks(host, split, [this](Dealer& dealer) { Worker(*this).work(dealer); });
+    run_tasks(host, cut.split, [this](Dealer& dealer) { Worker(*this).work(dealer); });
   }
 
   SquareTile tile_of(bool first, bool last) const {
@@ -279,13 +264,13 @@ struct SquareSums {
 
     void work(Dealer& dealer) {
       const Problem& problem = whole.problem;
-      const int64_t bands = ceil_div(whole.height, whole.band);
+      const PlaneSplit& cut = whole.cut;
       Task task;
       while (dealer.deal(task)) {
-        const int64_t depth = task.first_row / bands, first = task.first_row % bands * whole.band;
+        const int64_t depth = task.first_row / cut.bands, first = task.first_row % cut.bands * cut.band;
         list_planes(depth);
-        for (int64_t group = task.block * whole.block; group < least((task.block + 1) * whole.block, problem.groups);
-             ++group) {
+        const int64_t end = least((task.block + 1) * cut.block, problem.groups);
+        for (int64_t group = task.block * cut.block; group < end; ++group) {
           squares.input = static_cast<const float*>(whole.input.data) + task.sample * whole.input.batch +
                           group * whole.variants * whole.input.channel;
           for (int64_t channel = 0; channel < whole.outputs; ++channel) {
@@ -293,7 +278,7 @@ struct SquareSums {
             float* to = static_cast<float*>(whole.output.data) + task.sample * whole.output.batch +
                         number * whole.output.channel + depth * whole.output.axis[0];
             take_weights(group, channel);
-            sum_band(first, least(first + whole.band, whole.height), whole.bias ? whole.bias[number] : 0, to);
+            sum_band(first, least(first + cut.band, whole.height), whole.bias ? whole.bias[number] : 0, to);
           }
         }
       }
@@ -362,8 +347,9 @@ struct SquareSums {
     // Whether what the vectors read beside the rows lies in the tensor.
     bool reads_inside(const SquareStrip& strip, int64_t low, int64_t high) const {
       const int64_t line = squares.pitch;
-      return whole.lowest <= squares.input + nearest + low * line + strip.input &&
-             squares.input + farthest + (high - 1) * line + strip.input + whole.taps - 1 + V <= whole.highest;
+      const float* first = squares.input + strip.input;
+      return whole.bounds.hold(first + nearest + low * line,
+                               first + farthest + (high - 1) * line + whole.taps - 1 + V);
     }
 
     __attribute__((noinline)) void sum_copied(SquareTile tile, const SquareStrip& strip, int64_t row, int64_t low,

@@ -21,7 +21,6 @@ constexpr bool HAS_THREE = false;  // sixteen registers do not hold nine weights
 #endif
 
 constexpr int THREE_MASKS = 5;
-constexpr int64_t THREE_TASKS = 32, THREE_TASK_WORK = 16000;
 
 // The depths that a row of outputs meets.
 struct Depth {
@@ -194,9 +193,9 @@ struct ThreeSums {
   const Host& host;
 
   int64_t outputs, variants, step;  // channels of a group, and the stride
-  int64_t vectors, lines;           // of a tile
-  int64_t height, width, strip_count, block, band;
-  Split split;
+  int64_t height, width, strip_count;
+  int64_t lines;  // of a tile
+  PlaneSplit cut;
 
   static bool suits(const Problem& problem, const View& input, const View& output) {
     const Axis &rows = problem.axis[1], &columns = problem.axis[2];
@@ -218,27 +217,25 @@ struct ThreeSums {
 
   ThreeSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
             const Host& host)
-      : problem(problem), input(input), output(output), weights(weights), bias(bias), host(host) {
-    outputs = WAY == Way::GATHER ? problem.narrow : problem.wide;
-    variants = WAY == Way::GATHER ? problem.wide : problem.narrow;
-    step = problem.axis[2].stride;
-    height = outputs_of<WAY>(problem.axis[1]);
-    width = outputs_of<WAY>(problem.axis[2]);
-    vectors = width > V ? 2 : 1;
-    lines = step == 2 ? 4 : vectors == 2 ? 7 : height > 8 && height <= 14 ? 14 : height <= 4 ? 4 : 8;
-    strip_count = ceil_div(width, 2 * V);
-    const int64_t depth = outputs_of<WAY>(problem.axis[0]);
-    const int64_t row_work = ceil_div(width, V) * (9 * problem.axis[0].taps * variants + 6) * outputs;
-    const int64_t all = row_work * height * depth * problem.groups * problem.batch;
-    // Bands where channels and samples are few, and blocks of groups where planes are small.
-    const int64_t others = most(problem.groups * problem.batch * depth, 1);
-    band = height;
-    while (band > 2 * lines && others * ceil_div(height, band) < THREE_TASKS && row_work * band > 2 * THREE_TASK_WORK)
-      band = ceil_div(ceil_div(band, 2), lines) * lines;
-    block = most(least(ceil_div(THREE_TASK_WORK, row_work * band), others * ceil_div(height, band) / THREE_TASKS), 1);
-    block = least(block, problem.groups);
-    const int64_t bands = depth * ceil_div(height, band);
-    split = Split::of_units(threads_for(host, all), ceil_div(problem.groups, block), bands, false, problem.batch);
+      : problem(problem),
+        input(input),
+        output(output),
+        weights(weights),
+        bias(bias),
+        host(host),
+        outputs(WAY == Way::GATHER ? problem.narrow : problem.wide),
+        variants(WAY == Way::GATHER ? problem.wide : problem.narrow),
+        step(problem.axis[2].stride),
+        height(outputs_of<WAY>(problem.axis[1])),
+        width(outputs_of<WAY>(problem.axis[2])),
+        strip_count(ceil_div(width, 2 * V)),
+        lines(lines_of_tile()),
+        cut(host, problem, outputs_of<WAY>(problem.axis[0]), height, lines, height,
+            ceil_div(width, V) * (9 * problem.axis[0].taps * variants + 6) * outputs) {}
+
+  int64_t lines_of_tile() const {
+    if (step == 2) return 4;
+    return width > V ? 7 : height > 8 && height <= 14 ? 14 : height <= 4 ? 4 : 8;
   }
 
   int64_t scratch_bytes() const {
@@ -247,7 +244,7 @@ struct ThreeSums {
   }
 
   void run() {
-    run_tasks(host, split, [this](Dealer& dealer) { work(dealer); });
+    run_tasks(host, cut.split, [this](Dealer& dealer) { work(dealer); });
   }
 
   void list_strips(Strip* strips) const {
@@ -261,10 +258,7 @@ struct ThreeSums {
       strip.last = least(width - strip.output - (strip.vectors - 1) * V, V);
       strip.input = step * strip.output + first;
       strip.inner = strip.input > 0 && strip.input + strip.vectors * V < inside;
-      const auto mask = [&](int64_t from) {
-        const int64_t begin = least(most(-from, 0), V);
-        return lanes_inside(begin, most(least(inside - from, V), begin));
-      };
+      const auto mask = [&](int64_t from) { return inside_of(from, inside); };
       const auto pairs = [&](int64_t from) {
         const int64_t begin = least(most(-from, 0), 2 * V), end = most(least(inside - from, 2 * V), begin);
         return uint32_t((uint64_t(1) << end) - (uint64_t(1) << begin));
@@ -299,11 +293,11 @@ struct ThreeSums {
     planes.height = inputs_of<WAY>(problem.axis[1]);
     planes.backwards = WAY == Way::SCATTER;
     const int64_t own_weight = WAY == Way::GATHER ? weights.narrow : weights.wide;
-    const int64_t bands = ceil_div(height, band), before = problem.axis[1].before;
+    const int64_t before = problem.axis[1].before;
     Task task;
     while (dealer.deal(task)) {
-      const int64_t depth = task.first_row / bands, first = task.first_row % bands * band;
-      const int64_t end = least(first + band, height);
+      const int64_t depth = task.first_row / cut.bands, first = task.first_row % cut.bands * cut.band;
+      const int64_t end = least(first + cut.band, height);
       const Steps steps = steps_of<WAY>(problem.axis[0], depth);
       planes.depth_count = 0;
       for (int64_t i = 0; i < steps.taps; ++i) {
@@ -311,7 +305,7 @@ struct ThreeSums {
         if (at >= 0 && at < inputs_of<WAY>(problem.axis[0]))
           depths[planes.depth_count++] = {at * input.axis[0], (steps.first + steps.step * i) * 9};
       }
-      for (int64_t group = task.block * block; group < least((task.block + 1) * block, problem.groups); ++group) {
+      for (int64_t group = task.block * cut.block; group < least((task.block + 1) * cut.block, problem.groups); ++group) {
         planes.input = static_cast<const T*>(input.data) + task.sample * input.batch + group * variants * input.channel;
         for (int64_t row = first; row < end; row += lines) {
           const int64_t from = WAY == Way::GATHER ? step * row - before : row + before - 2;

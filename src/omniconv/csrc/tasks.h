@@ -64,6 +64,30 @@ struct Split {
   }
 };
 
+// How planes are cut into bands of whole tiles where channels and samples are few, and taken in blocks of groups where
+// they are small.
+struct PlaneSplit {
+  static constexpr int64_t TASKS = 32, TASK_WORK = 16000;
+
+  int64_t band, block;  // rows, groups
+  int64_t bands;        // of one plane
+  Split split;          // blocks of groups × samples × bands of all depths
+
+  // row_work: vector multiply-adds of a group. most_band: rows of a band where there is one.
+  PlaneSplit(const Host& host, const Problem& problem, int64_t depth, int64_t height, int64_t lines, int64_t most_band,
+             int64_t row_work) {
+    const int64_t others = most(problem.groups * problem.batch * depth, 1);
+    band = most_band;
+    while (band > 2 * lines && others * ceil_div(height, band) < TASKS && row_work * band > 2 * TASK_WORK)
+      band = ceil_div(ceil_div(band, 2), lines) * lines;
+    bands = ceil_div(height, band);
+    block = most(least(ceil_div(TASK_WORK, row_work * band), others * bands / TASKS), 1);
+    block = least(block, problem.groups);
+    const int64_t threads = threads_for(host, row_work * height * depth * problem.groups * problem.batch);
+    split = Split::of_units(threads, ceil_div(problem.groups, block), depth * bands, false, problem.batch);
+  }
+};
+
 // Deals the tasks of one thread's share, then those that others have left.
 struct Dealer {
   const Split& split;
