@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t LINE = 64;
 
-inline int64_t lines(int64_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+inline int64_t whole_lines(int64_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 
 struct Arena {
   char* at;
@@ -17,7 +17,7 @@ struct Arena {
   template <class U>
   U* take(int64_t count) {
     U* piece = reinterpret_cast<U*>(at);
-    at += lines(count * int64_t(sizeof(U)));
+    at += whole_lines(count * int64_t(sizeof(U)));
     return piece;
   }
 };

@@ -54,7 +54,7 @@ struct BlockedGradient {
   int64_t floats() const { return parts.floats(); }
 
   int64_t scratch_bytes() const {
-    return ring.bytes() + 2 * lines(ring.chunk * V * 4) + 3 * lines(list * 8);
+    return ring.bytes() + 2 * whole_lines(ring.chunk * V * 4) + 3 * whole_lines(list * 8);
   }
 
   // `sums` has room for floats().

@@ -72,9 +72,9 @@ struct Ring {
   int64_t block_floats() const { return channels.copies() * width * V; }
   int64_t row_floats() const { return group * block_floats(); }
   int64_t bytes() const {
-    return lines(slots[0] * slots[1] * row_floats() * int64_t(sizeof(float))) +
-           lines(slots[0] * slots[1] * int64_t(sizeof(int64_t))) +
-           lines(group * channels.copies() * int64_t(sizeof(Lanes)));
+    return whole_lines(slots[0] * slots[1] * row_floats() * int64_t(sizeof(float))) +
+           whole_lines(slots[0] * slots[1] * int64_t(sizeof(int64_t))) +
+           whole_lines(group * channels.copies() * int64_t(sizeof(Lanes)));
   }
 
   struct Reach {

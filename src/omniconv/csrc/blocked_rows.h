@@ -240,9 +240,9 @@ OMNICONV_INLINE void correlate_one(float* sums, const float* narrow, int64_t nar
   }
 }
 
-constexpr int MOST_TAPS = 8;
+constexpr int TAPS_IN_REGISTERS = 8;
 
-template <int TAPS = MOST_TAPS>
+template <int TAPS = TAPS_IN_REGISTERS>
 OMNICONV_INLINE void correlate_up_to(int64_t taps, float* sums, const float* narrow, int64_t narrow_step,
                                      const float* wide, int64_t wide_step, int64_t hop, int64_t count) {
   if constexpr (TAPS > 1) {
@@ -265,8 +265,8 @@ void correlate_rows(float* const* sums, const float* narrow, int64_t narrow_step
     }
   }
   for (; row < rows; ++row) {
-    for (int64_t tap = 0; tap < taps; tap += MOST_TAPS) {
-      const int64_t some = taps - tap < MOST_TAPS ? taps - tap : MOST_TAPS;
+    for (int64_t tap = 0; tap < taps; tap += TAPS_IN_REGISTERS) {
+      const int64_t some = taps - tap < TAPS_IN_REGISTERS ? taps - tap : TAPS_IN_REGISTERS;
       correlate_up_to(some, sums[row] + tap * V, narrow, narrow_step, wide[row] + tap * hop, wide_step, hop, count);
     }
   }

@@ -26,7 +26,7 @@ struct TapWeights {
     kept = floats * 4 * channels.blocks() <= KEPT_WEIGHTS ? channels.blocks() : 1;
   }
 
-  int64_t bytes() const { return lines(kept * floats * 4) + lines(kept * 8) + lines(phases * 8); }
+  int64_t bytes() const { return whole_lines(kept * floats * 4) + whole_lines(kept * 8) + whole_lines(phases * 8); }
 
   // The packed weights of one thread.
   struct Packed {

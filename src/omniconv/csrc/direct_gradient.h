@@ -155,7 +155,7 @@ struct DirectGradient {
   // Vector multiply-adds.
   int64_t work() const { return problem.batch * rows * columns * taps * channels.blocks(); }
   int64_t floats() const { return parts.floats(); }
-  int64_t scratch_bytes() const { return lines(taps * int64_t(sizeof(SumRow<T>))); }
+  int64_t scratch_bytes() const { return whole_lines(taps * int64_t(sizeof(SumRow<T>))); }
 
   // `sums` has room for floats().
   void run(float* sums) {

@@ -56,7 +56,7 @@ struct DirectSums {
 
   int64_t scratch_bytes() const {
     const int64_t all = weights.floats * 4 * channels.blocks();
-    return lines(all) + lines(phases * 8) + lines(weights.rows * int64_t(sizeof(TapRowOf<T>)));
+    return whole_lines(all) + whole_lines(phases * 8) + whole_lines(weights.rows * int64_t(sizeof(TapRowOf<T>)));
   }
 
   void run() {

@@ -201,8 +201,8 @@ struct PlanarGradient {
 
   int64_t scratch_bytes() const {
     const int64_t sums = whole_vectors(cut.group_sums());
-    return lines(cut.wide_floats() * 4) + lines(cut.narrow_floats() * 4) + lines(sums * KEPT * 4) + lines(sums * 4) +
-           lines(cut.depth_band * int64_t(sizeof(Run))) + lines(problem.axis[2].taps * 8) * 2 + lines(16);
+    return whole_lines(cut.wide_floats() * 4) + whole_lines(cut.narrow_floats() * 4) + whole_lines(sums * KEPT * 4) + whole_lines(sums * 4) +
+           whole_lines(cut.depth_band * int64_t(sizeof(Run))) + whole_lines(problem.axis[2].taps * 8) * 2 + whole_lines(16);
   }
 
   struct Worker {

@@ -131,11 +131,11 @@ struct PackedSums {
   int64_t lines_at_once() const { return cut.tiling == Tiling::CHANNELS ? CHANNELS : cut.lines; }
 
   int64_t scratch_bytes() const {
-    return Program<WAY>::bytes(cut.limits) + lines(cut.shelf_floats() * 4) +
-           lines(most_pieces() * int64_t(sizeof(Piece))) + lines(block * cut.outputs * channel_floats * 4) +
-           lines(channel_floats * 4) + lines(cut.outputs * 4) +
-           lines(lines_at_once() * cut.chunk * 4) + 2 * lines(problem.axis[2].taps * 8) +
-           lines((cut.columns.phases + 1) * 8);
+    return Program<WAY>::bytes(cut.limits) + whole_lines(cut.shelf_floats() * 4) +
+           whole_lines(most_pieces() * int64_t(sizeof(Piece))) + whole_lines(block * cut.outputs * channel_floats * 4) +
+           whole_lines(channel_floats * 4) + whole_lines(cut.outputs * 4) +
+           whole_lines(lines_at_once() * cut.chunk * 4) + 2 * whole_lines(problem.axis[2].taps * 8) +
+           whole_lines((cut.columns.phases + 1) * 8);
   }
 
   void run() {

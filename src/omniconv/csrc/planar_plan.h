@@ -215,7 +215,7 @@ struct Program {
   }
   template <class U>
   static int64_t lines_of(int64_t count) {
-    return omniconv::lines(count * int64_t(sizeof(U)));
+    return whole_lines(count * int64_t(sizeof(U)));
   }
 
   // The band of depths first_depth … end_depth - 1 and rows first_row … end_row - 1, packed `row_pitch` floats apart.

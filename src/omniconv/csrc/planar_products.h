@@ -132,9 +132,9 @@ struct SquareGradient {
   }
 
   int64_t scratch_bytes() const {
-    return omniconv::lines(strips * int64_t(sizeof(SquareStrip))) + omniconv::lines(padded_sums() * V * 4) +
-           omniconv::lines(padded_sums() * 4) + omniconv::lines(lines * V * 4) +
-           omniconv::lines(rows() * SQUARE_COPY * 4);
+    return whole_lines(strips * int64_t(sizeof(SquareStrip))) + whole_lines(padded_sums() * V * 4) +
+           whole_lines(padded_sums() * 4) + whole_lines(lines * V * 4) +
+           whole_lines(rows() * SQUARE_COPY * 4);
   }
   // And the bias'.
   int64_t padded_sums() const { return ceil_div(sums() + problem.narrow, V) * V; }

@@ -220,8 +220,8 @@ struct SquareSums {
   int64_t square() const { return ceil_div(taps * taps, V) * V; }
 
   int64_t scratch_bytes() const {
-    return omniconv::lines(strip_count * int64_t(sizeof(SquareStrip))) +
-           2 * omniconv::lines(planes() * int64_t(sizeof(SquarePlane))) + omniconv::lines(planes() * 8) +
+    return whole_lines(strip_count * int64_t(sizeof(SquareStrip))) +
+           2 * whole_lines(planes() * int64_t(sizeof(SquarePlane))) + whole_lines(planes() * 8) +
            planes() * (square() + rows() * SQUARE_COPY) * 4;
   }
 

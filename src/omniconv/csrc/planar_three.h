@@ -239,8 +239,8 @@ struct ThreeSums {
   }
 
   int64_t scratch_bytes() const {
-    return omniconv::lines(strip_count * int64_t(sizeof(Strip))) +
-           omniconv::lines(problem.axis[0].taps * int64_t(sizeof(Depth)));
+    return whole_lines(strip_count * int64_t(sizeof(Strip))) +
+           whole_lines(problem.axis[0].taps * int64_t(sizeof(Depth)));
   }
 
   void run() {

@@ -29,7 +29,7 @@ constexpr int tile_width(int rows) {
 }
 
 // Output row r meets input row i with tap i - stride * r. Input rows begin … end - 1 lie inside the tensor.
-struct Columns {
+struct ColumnPass {
   const float* const* inputs;  // from row `begin` on
   int64_t begin, end;
   int64_t column;  // floats between vectors of an input row
@@ -38,7 +38,7 @@ struct Columns {
 };
 
 template <int R, int T>
-__attribute__((noinline)) void column_tile(const Columns& columns, int64_t at, float* out, int64_t out_step,
+__attribute__((noinline)) void column_tile(const ColumnPass& columns, int64_t at, float* out, int64_t out_step,
                                            int64_t pitch, int64_t last) {
   vec sum[R][T];
 #pragma GCC unroll 4
@@ -93,7 +93,7 @@ __attribute__((noinline)) void column_tile(const Columns& columns, int64_t at, f
 }
 
 template <int R, int T = tile_width(R)>
-inline void column_tile_of(int64_t width, const Columns& columns, int64_t at, float* out, int64_t out_step,
+inline void column_tile_of(int64_t width, const ColumnPass& columns, int64_t at, float* out, int64_t out_step,
                            int64_t pitch, int64_t last) {
   if constexpr (T > 1) {
     if (width < T) return column_tile_of<R, T - 1>(width, columns, at, out, out_step, pitch, last);
@@ -103,7 +103,7 @@ inline void column_tile_of(int64_t width, const Columns& columns, int64_t at, fl
 
 // Rows 0 … R - 1 at `count` vectors from place `at` of the inputs on; of the last vector `last` lanes are written.
 template <int R>
-inline void column_rows(const Columns& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
+inline void column_rows(const ColumnPass& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
                         int64_t count, int64_t last) {
   const int64_t tiles = ceil_div(count, tile_width(R));
   for (int64_t tile = 0, done = 0; tile < tiles; ++tile) {
@@ -115,7 +115,7 @@ inline void column_rows(const Columns& columns, int64_t at, float* out, int64_t 
 }
 
 template <int R = ROWS_AT_ONCE>
-inline void column_sums(int64_t rows, const Columns& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
+inline void column_sums(int64_t rows, const ColumnPass& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
                         int64_t count, int64_t last = V) {
   if constexpr (R > 1) {
     if (rows < R) return column_sums<R - 1>(rows, columns, at, out, out_step, pitch, count, last);

@@ -126,9 +126,9 @@ struct SeparableGradient {
   int64_t scratch_bytes() const {
     return PackedRows<T, LANE>::bytes(input_slots, input_width, group, down.wide) +
            PackedRows<T, LANE>::bytes(rows, grad_width, group, down.narrow) + column_weights.bytes() +
-           row_weights.bytes() + lines(between_slots * group * Own::floats(wide_width) * 4) + lines(down.narrow * 8) +
-           lines(rows * Own::floats(between_width()) * 4) + lines(back_rows * Own::floats(wide_width) * 4) +
-           2 * lines(down.taps * 8);
+           row_weights.bytes() + whole_lines(between_slots * group * Own::floats(wide_width) * 4) + whole_lines(down.narrow * 8) +
+           whole_lines(rows * Own::floats(between_width()) * 4) + whole_lines(back_rows * Own::floats(wide_width) * 4) +
+           2 * whole_lines(down.taps * 8);
   }
 
   // `sums` has room for floats().
@@ -314,7 +314,7 @@ struct SeparableGradient {
         return correlate_shifts(along.taps, rows, of_row);
       }
       for (int64_t r = 0; r < some; ++r) {
-        const int64_t cuts = ceil_div(along.taps, MOST_TAPS);
+        const int64_t cuts = ceil_div(along.taps, TAPS_IN_REGISTERS);
         for (int64_t cut = 0, tap = 0; cut < cuts; ++cut) {
           const int64_t taps = even_part(along.taps - tap, cuts - cut);
           correlate_up_to(taps, of_row + tap * V, from + r * grads.pitch * of.group, V,
@@ -349,7 +349,7 @@ struct SeparableGradient {
     }
 
     void correlate_down(int64_t row, int64_t some) {
-      const Columns inside = passes.list(inputs, met, nullptr, row, some);
+      const ColumnPass inside = passes.list(inputs, met, nullptr, row, some);
       const int64_t columns = unit.wide_columns.count(), count = Own::vectors(columns);
       const int64_t last = LANE == Lane::COLUMNS ? columns - (count - 1) * V : V;
       const int64_t at = inputs.at(block, unit.wide_columns.begin);
@@ -405,7 +405,7 @@ struct SeparableGradient {
           met = met_back;
         }
         const float* taps = column_weights + steps.first * V;
-        const Columns columns{met, span.begin, span.end, V, taps, steps.step * V, steps.taps, 1};
+        const ColumnPass columns{met, span.begin, span.end, V, taps, steps.step * V, steps.taps, 1};
         const int64_t place = block * ring_pitch;
         const View& to_view = of.wanted.input;
         T* to = static_cast<T*>(to_view.data) + unit.sample * to_view.batch + own.lowest * to_view.channel +
