@@ -60,11 +60,17 @@ struct GradientCut {
     margin = tall == Tall::ROWS ? rows.apart * (blocks.tall - 1) : 0;
     row_band = axis[1].narrow;
     depth_band = axis[0].narrow;
-    while (depth_band > 1 && bytes() > GROUP_PAIR_BYTES) depth_band = (depth_band + 1) / 2;
+    size_rows();
+    while (depth_band > 1 && bytes() > GROUP_PAIR_BYTES) {
+      depth_band = (depth_band + 1) / 2;
+      size_rows();
+    }
     const int64_t least_band = least(row_band, most(8, 2 * margin));
     const int64_t budget = problem.wide > 1 || problem.narrow > 1 || depth_band > 1 ? GROUP_PAIR_BYTES : PAIR_BYTES;
-    while (row_band > least_band && bytes() > budget) row_band = most((row_band + 1) / 2, least_band);
-    bytes();
+    while (row_band > least_band && bytes() > budget) {
+      row_band = most((row_band + 1) / 2, least_band);
+      size_rows();
+    }
     row_bands = ceil_div(axis[1].narrow, row_band);
     depth_bands = ceil_div(axis[0].narrow, depth_band);
     units = problem.batch * chunks * row_bands * depth_bands;
@@ -107,14 +113,14 @@ struct GradientCut {
     return best;
   }
 
-  // Of the packed rows of a unit; sets how many there are.
-  int64_t bytes() {
+  // Packed rows of a unit.
+  void size_rows() {
     const Axis* axis = problem.axis;
     wide_rows = least(axis[1].stride * (row_band - 1) + span_of(axis[1]), axis[1].wide);
     wide_depths = least(axis[0].stride * (depth_band - 1) + span_of(axis[0]), axis[0].wide);
     narrow_rows = row_band + 2 * margin;
-    return (wide_floats() + narrow_floats()) * int64_t(sizeof(float));
   }
+  int64_t bytes() const { return (wide_floats() + narrow_floats()) * int64_t(sizeof(float)); }
   int64_t wide_floats() const { return problem.wide * wide_depths * wide_rows * wide_row; }
   int64_t narrow_floats() const { return problem.narrow * depth_band * narrow_rows * narrow_row; }
 
@@ -148,7 +154,7 @@ struct PlanarGradient {
     if (wide.axis[2] != 1 || narrow.axis[2] != 1 || columns.stride > 2 || columns.narrow < V / 2 ||
         problem.wide * problem.narrow > MOST_PAIRS)
       return false;
-    GradientCut cut(problem);
+    const GradientCut cut(problem);
     const int64_t vectors = problem.axis[0].narrow * problem.axis[1].narrow * ceil_div(columns.narrow, V);
     const int64_t enough = columns.stride * (taps_of(problem) <= FEW_TAPS ? LEAST_VECTORS : taps_of(problem) * 3 / 4);
     return vectors * least(problem.narrow, 4) >= enough && taps_of(problem) <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
