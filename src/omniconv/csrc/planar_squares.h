@@ -22,6 +22,8 @@ constexpr bool HAS_SQUARES = false;  // without masks
 
 constexpr int MOST_SQUARE = 7, AHEAD = 3;
 constexpr int64_t SQUARE_COPY = 2 * V;  // floats of a copied row
+// Columns of planes under 3 × 3 taps whose groups have several channels; wider ones are those of planar_three.h.
+constexpr int64_t MOST_NARROW = 2 * V;
 constexpr int64_t MOST_SQUARE_PLANES = 256;  // that one output meets
 
 // A plane that outputs meet, and its weights.
@@ -177,7 +179,7 @@ struct SquareSums {
   // Other planes under 3 × 3 taps are those of planar_three.h.
   static bool is_square(int64_t taps, const Problem& problem) {
     return taps == 5 || taps == 7 ||
-           (taps == 3 && problem.axis[0].taps == 1 && channels_met(problem) > 1 && problem.axis[2].wide <= 2 * V);
+           (taps == 3 && problem.axis[0].taps == 1 && channels_met(problem) > 1 && problem.axis[2].wide <= MOST_NARROW);
   }
 
   static bool suits(const Problem& problem, const View& input, const View& output) {
