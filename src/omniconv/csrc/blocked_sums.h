@@ -56,8 +56,8 @@ struct BlockedSums {
   }
 
   int64_t scratch_bytes() const {
-    return ring.bytes() + weights.bytes() + whole_lines(ring.chunk * V * 4) + whole_lines(weights.rows * int64_t(sizeof(TapRow))) +
-           2 * whole_lines(weights.rows * 8);
+    return ring.bytes() + weights.bytes() + whole_lines(ring.chunk * V * 4) +
+           whole_lines(weights.rows * int64_t(sizeof(TapRow))) + 2 * whole_lines(weights.rows * 8);
   }
 
   void run() {

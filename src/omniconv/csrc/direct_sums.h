@@ -32,7 +32,8 @@ struct DirectSums {
   static bool suits(const Problem& problem, const View& input, const View& output) {
     const bool ordered = input.axis[2] > 0 || inputs_of<WAY>(problem.axis[2]) == 1;
     return problem.wide == 1 && problem.narrow == 1 && problem.groups >= V && input.channel == 1 &&
-           output.channel == 1 && ordered && ceil_div(problem.groups, V) * taps_of(problem) * V * 4 <= MOST_DIRECT_WEIGHTS;
+           output.channel == 1 && ordered &&
+           ceil_div(problem.groups, V) * taps_of(problem) * V * 4 <= MOST_DIRECT_WEIGHTS;
   }
 
   DirectSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,

@@ -17,14 +17,14 @@ struct Kernels {
   // output = bias + Σ weights · input; output narrow and input wide, or (scatter) the other way round
   void (*sums)(const Problem&, bool scatter, const View& input, const View& output, const Weights&, const void* bias,
                const Host&);
-  // the gradients of weights and bias from the wide and the narrow tensor; bias, of the narrow one, may be null; without
-  // a workspace it computes nothing; the floats that it needs there
+  // the gradients of weights and bias from the wide and the narrow tensor; bias, of the narrow one, may be null; it
+  // returns the floats of workspace that it needs, and without one computes nothing
   int64_t (*gradient)(const Problem&, const View& wide, const View& narrow, const Weights& gradient,
                       void* bias_gradient, float* workspace, const Host&);
   // columns (along the second axis), then rows (along the last), of one channel each; the input wide, the output narrow
   void (*separable)(const Problem&, const View& input, const View& output, const Weights& column, const Weights& row,
                     const void* bias, const Host&);
-  // and its gradients, with a workspace or without one alike
+  // and its gradients, with and without a workspace likewise
   int64_t (*separable_gradient)(const Problem&, const View& input, const View& grad, const Weights& column,
                                 const Weights& row, const SeparableGradients&, float* workspace, const Host&);
 };

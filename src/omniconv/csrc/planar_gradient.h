@@ -156,8 +156,9 @@ struct PlanarGradient {
       return false;
     const GradientCut cut(problem);
     const int64_t vectors = problem.axis[0].narrow * problem.axis[1].narrow * ceil_div(columns.narrow, V);
-    const int64_t enough = columns.stride * (taps_of(problem) <= FEW_TAPS ? LEAST_VECTORS : taps_of(problem) * 3 / 4);
-    return vectors * least(problem.narrow, 4) >= enough && taps_of(problem) <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
+    const int64_t taps = taps_of(problem);
+    const int64_t enough = columns.stride * (taps <= FEW_TAPS ? LEAST_VECTORS : taps * 3 / 4);
+    return vectors * least(problem.narrow, 4) >= enough && taps <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
   }
 
   PlanarGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
@@ -207,8 +208,9 @@ struct PlanarGradient {
 
   int64_t scratch_bytes() const {
     const int64_t sums = whole_vectors(cut.group_sums());
-    return whole_lines(cut.wide_floats() * 4) + whole_lines(cut.narrow_floats() * 4) + whole_lines(sums * KEPT * 4) + whole_lines(sums * 4) +
-           whole_lines(cut.depth_band * int64_t(sizeof(Run))) + whole_lines(problem.axis[2].taps * 8) * 2 + whole_lines(16);
+    return whole_lines(cut.wide_floats() * 4) + whole_lines(cut.narrow_floats() * 4) + whole_lines(sums * KEPT * 4) +
+           whole_lines(sums * 4) + whole_lines(cut.depth_band * int64_t(sizeof(Run))) +
+           whole_lines(problem.axis[2].taps * 8) * 2 + whole_lines(16);
   }
 
   struct Worker {

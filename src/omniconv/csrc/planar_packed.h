@@ -93,8 +93,8 @@ struct Cut {
   // Vector multiply-adds of a task, and about as much again to pack and store.
   int64_t work() const {
     const int64_t vectors = depth_band * row_band * (chunk / V);
-    const int64_t met = ceil_div(taps_of(problem) * variants, period_of<WAY>(problem.axis[0]) * period_of<WAY>(problem.axis[1]) *
-                                                        columns.phases);
+    const int64_t rows_met = period_of<WAY>(problem.axis[0]) * period_of<WAY>(problem.axis[1]);
+    const int64_t met = ceil_div(taps_of(problem) * variants, rows_met * columns.phases);
     return vectors * outputs * (met + 4);
   }
 };
@@ -132,10 +132,10 @@ struct PackedSums {
 
   int64_t scratch_bytes() const {
     return Program<WAY>::bytes(cut.limits) + whole_lines(cut.shelf_floats() * 4) +
-           whole_lines(most_pieces() * int64_t(sizeof(Piece))) + whole_lines(block * cut.outputs * channel_floats * 4) +
-           whole_lines(channel_floats * 4) + whole_lines(cut.outputs * 4) +
-           whole_lines(lines_at_once() * cut.chunk * 4) + 2 * whole_lines(problem.axis[2].taps * 8) +
-           whole_lines((cut.columns.phases + 1) * 8);
+           whole_lines(most_pieces() * int64_t(sizeof(Piece))) +
+           whole_lines(block * cut.outputs * channel_floats * 4) + whole_lines(channel_floats * 4) +
+           whole_lines(cut.outputs * 4) + whole_lines(lines_at_once() * cut.chunk * 4) +
+           2 * whole_lines(problem.axis[2].taps * 8) + whole_lines((cut.columns.phases + 1) * 8);
   }
 
   void run() {

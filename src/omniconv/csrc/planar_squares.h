@@ -271,8 +271,8 @@ struct SquareSums {
       while (dealer.deal(task)) {
         const int64_t depth = task.first_row / cut.bands, first = task.first_row % cut.bands * cut.band;
         list_planes(depth);
-        const int64_t end = least((task.block + 1) * cut.block, problem.groups);
-        for (int64_t group = task.block * cut.block; group < end; ++group) {
+        const int64_t end_group = least((task.block + 1) * cut.block, problem.groups);
+        for (int64_t group = task.block * cut.block; group < end_group; ++group) {
           squares.input = static_cast<const float*>(whole.input.data) + task.sample * whole.input.batch +
                           group * whole.variants * whole.input.channel;
           for (int64_t channel = 0; channel < whole.outputs; ++channel) {

@@ -305,7 +305,8 @@ struct ThreeSums {
         if (at >= 0 && at < inputs_of<WAY>(problem.axis[0]))
           depths[planes.depth_count++] = {at * input.axis[0], (steps.first + steps.step * i) * 9};
       }
-      for (int64_t group = task.block * cut.block; group < least((task.block + 1) * cut.block, problem.groups); ++group) {
+      const int64_t end_group = least((task.block + 1) * cut.block, problem.groups);
+      for (int64_t group = task.block * cut.block; group < end_group; ++group) {
         planes.input = static_cast<const T*>(input.data) + task.sample * input.batch + group * variants * input.channel;
         for (int64_t row = first; row < end; row += lines) {
           const int64_t from = WAY == Way::GATHER ? step * row - before : row + before - 2;

@@ -115,8 +115,8 @@ inline void column_rows(const ColumnPass& columns, int64_t at, float* out, int64
 }
 
 template <int R = ROWS_AT_ONCE>
-inline void column_sums(int64_t rows, const ColumnPass& columns, int64_t at, float* out, int64_t out_step, int64_t pitch,
-                        int64_t count, int64_t last = V) {
+inline void column_sums(int64_t rows, const ColumnPass& columns, int64_t at, float* out, int64_t out_step,
+                        int64_t pitch, int64_t count, int64_t last = V) {
   if constexpr (R > 1) {
     if (rows < R) return column_sums<R - 1>(rows, columns, at, out, out_step, pitch, count, last);
   }

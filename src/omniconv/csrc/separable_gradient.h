@@ -126,9 +126,9 @@ struct SeparableGradient {
   int64_t scratch_bytes() const {
     return PackedRows<T, LANE>::bytes(input_slots, input_width, group, down.wide) +
            PackedRows<T, LANE>::bytes(rows, grad_width, group, down.narrow) + column_weights.bytes() +
-           row_weights.bytes() + whole_lines(between_slots * group * Own::floats(wide_width) * 4) + whole_lines(down.narrow * 8) +
-           whole_lines(rows * Own::floats(between_width()) * 4) + whole_lines(back_rows * Own::floats(wide_width) * 4) +
-           2 * whole_lines(down.taps * 8);
+           row_weights.bytes() + whole_lines(between_slots * group * Own::floats(wide_width) * 4) +
+           whole_lines(down.narrow * 8) + whole_lines(rows * Own::floats(between_width()) * 4) +
+           whole_lines(back_rows * Own::floats(wide_width) * 4) + 2 * whole_lines(down.taps * 8);
   }
 
   // `sums` has room for floats().

@@ -256,7 +256,7 @@ struct Passes {
   }
   int64_t rows_met(int64_t rows) const { return span_of(down) + down.stride * (rows - 1); }
 
-  // ColumnPass of outputs that are computed together, of which a part meets inputs that its neighbours meet too. Rows of
+  // Columns of outputs that are computed together, of which a part meets inputs that its neighbours meet too. Rows of
   // one channel fit the cache whole.
   template <Lane LANE>
   int64_t chunk(int64_t packed_rows) const {
@@ -279,7 +279,8 @@ struct Passes {
 
   // Lists the rows of inputs that `rows` rows of the narrow tensor meet.
   template <class T, Lane LANE>
-  ColumnPass list(PackedRows<T, LANE>& inputs, const float** met, const float* weights, int64_t row, int64_t rows) const {
+  ColumnPass list(PackedRows<T, LANE>& inputs, const float** met, const float* weights, int64_t row,
+                  int64_t rows) const {
     const int64_t at = down.stride * row - down.before;
     const Span span = steps_inside(at, down.dilation, down.taps + down.stride * (rows - 1), down.wide);
     if (span.count() <= 0) return {met, 0, 0, inputs.vector(), weights, V, down.taps, down.stride};

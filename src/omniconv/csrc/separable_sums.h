@@ -50,8 +50,8 @@ struct SeparableSums {
 
   int64_t scratch_bytes() const {
     return PackedRows<T, LANE>::bytes(slots, width, group, passes.down.wide) + column_weights.bytes() +
-           row_weights.bytes() + whole_lines(rows * Own::floats(width) * 4) + whole_lines(rows * Own::floats(chunk) * 4) +
-           whole_lines(passes.down.taps * 8);
+           row_weights.bytes() + whole_lines(rows * Own::floats(width) * 4) +
+           whole_lines(rows * Own::floats(chunk) * 4) + whole_lines(passes.down.taps * 8);
   }
 
   void run() {
