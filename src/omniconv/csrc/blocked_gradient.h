@@ -16,7 +16,6 @@ struct BlockedGradient {
   const Problem& problem;
   const View& wide;
   const View& narrow;
-  T* bias_gradient;  // or null
   const Host& host;
 
   Channels channels;
@@ -29,7 +28,6 @@ struct BlockedGradient {
       : problem(problem),
         wide(wide),
         narrow(narrow),
-        bias_gradient(bias_gradient),
         host(host),
         channels{problem.groups, problem.narrow, problem.wide},
         ring(problem, channels, wide),
@@ -61,72 +59,109 @@ struct BlockedGradient {
   void run(float* sums) {
     const int64_t threads = threads_for(host, work() * channels.blocks());
     const Split split = Split::of_units(threads, ring.groups, parts.parts, narrow.channel == 1);
-    run_tasks(host, split, [&](Dealer& dealer) { work_on(dealer, sums); });
+    run_tasks(host, split, [&](Dealer& dealer) { Worker(*this).work(dealer, sums); });
     parts.add(host, threads, sums);
   }
 
-  void work_on(Dealer& dealer, float* all_sums) const {
-    Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};
-    typename Ring<T, Way::GATHER>::Rows packed(ring, arena);
-    float* factors = arena.take<float>(ring.chunk * V);
-    float* turned = arena.take<float>(ring.chunk * V);
-    const float** met = arena.take<const float*>(list);
-    int64_t* places = arena.take<int64_t>(list);
-    float** sums_of = arena.take<float*>(list);
+  // What one thread has at hand.
+  struct Worker {
+    const BlockedGradient& whole;
+    const Problem& problem;
+    const Channels& channels;
+    const Ring<T, Way::GATHER>& ring;
+    Arena arena;
+    typename Ring<T, Way::GATHER>::Rows packed;
+    float* factors;
+    float* turned;
+    const float** met;
+    int64_t* places;
+    float** sums_of;
+    int64_t sample, begin, count;  // columns of the unit at hand
+    int64_t lead;                  // floats to what the first of them meets at the first tap
     ivec lanes_at[V];
-    for (int64_t turn = 0; turn < channels.turns(); ++turn)
-      for (int64_t lane = 0; lane < V; ++lane) lanes_at[turn][lane] = int32_t(channels.after(lane, turn));
-    Task task;
-    while (dealer.deal(task)) {
-      const int64_t part = task.first_row;
-      const int64_t first_block = task.block * ring.group;
-      const int64_t end_block = least(first_block + ring.group, channels.blocks());
-      parts.clear(all_sums, first_block, end_block, part);
-      for (int64_t unit = units * part / parts.parts; unit < units * (part + 1) / parts.parts; ++unit) {
-        const int64_t sample = unit / (ring.chunks * bands), cut = unit / bands % ring.chunks;
-        const int64_t begin = cut * ring.chunk, count = least(ring.chunk, ring.columns - begin);
-        const int64_t top = unit % bands * band, bottom = least(top + band, rows);
-        packed.begin(wide, sample, task.block, begin, count);
-        const int64_t lead = (problem.axis[2].stride * begin - problem.axis[2].before - packed.lowest) * V;
-        for (int64_t first = top; first < bottom; first = ring.end_of_band(first, bottom)) {
-          for (int64_t block = packed.first_block; block < packed.first_block + packed.blocks; ++block) {
-            float* sums = parts.at(all_sums, block, part);
-            const Lanes own = channels.own(block);
-            const int64_t plane = first / problem.axis[1].narrow, end = ring.end_of_band(first, bottom);
-            for (int64_t row = first; row < end; ++row) {
-              const int64_t place[2] = {plane, row - plane * problem.axis[1].narrow};
-              const T* from = static_cast<const T*>(narrow.data) + sample * narrow.batch + place[0] * narrow.axis[0] +
-                              place[1] * narrow.axis[1] + begin * narrow.axis[2];
-              const bool straight = sizeof(T) == sizeof(float) && narrow.channel == 1 && own.count == V;
-              const float* factor = straight ? reinterpret_cast<const float*>(from) + own.lowest : factors;
-              const int64_t step = straight ? narrow.axis[2] : V;
-              if (!straight) pack_row(factors, from, narrow.channel, narrow.axis[2], count, own);
-              const int64_t found = packed.meet(block, place, met, places);
-              for (int64_t i = 0; i < found; ++i) {
-                met[i] += lead;
-                sums_of[i] = sums + places[i] * problem.axis[2].taps * V;
-              }
-              const TurnedRow turned_row{sums_of, turn_taps * V, factor, step, met, found, problem.axis[2].taps,
-                                         problem.axis[2].stride * V, problem.axis[2].dilation * V, count};
-              correlate_turns(turned_row, channels.turns(), lanes_at, turned);
-              if (bias_gradient) add_row(sums + taps * V, factor, step, count);
-            }
-          }
-        }
+
+    explicit Worker(const BlockedGradient& whole)
+        : whole(whole),
+          problem(whole.problem),
+          channels(whole.channels),
+          ring(whole.ring),
+          arena{static_cast<char*>(whole.host.scratch(whole.scratch_bytes()))},
+          packed(ring, arena) {
+      factors = arena.take<float>(ring.chunk * V);
+      turned = arena.take<float>(ring.chunk * V);
+      met = arena.take<const float*>(whole.list);
+      places = arena.take<int64_t>(whole.list);
+      sums_of = arena.take<float*>(whole.list);
+      for (int64_t turn = 0; turn < channels.turns(); ++turn)
+        for (int64_t lane = 0; lane < V; ++lane) lanes_at[turn][lane] = int32_t(channels.after(lane, turn));
+    }
+
+    void work(Dealer& dealer, float* all_sums) {
+      const int64_t units = whole.units, parts = whole.parts.parts;
+      Task task;
+      while (dealer.deal(task)) {
+        const int64_t part = task.first_row, first_block = task.block * ring.group;
+        whole.parts.clear(all_sums, first_block, least(first_block + ring.group, channels.blocks()), part);
+        for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit)
+          add_unit(unit, task.block, part, all_sums);
       }
     }
-  }
 
-  static void add_row(float* sum, const float* factor, int64_t step, int64_t count) {
-    vec even = load(sum), odd = {};
-    int64_t p = 0;
-    for (; p + 2 <= count; p += 2) {
-      even += load(factor + p * step);
-      odd += load(factor + (p + 1) * step);
+    void add_unit(int64_t unit, int64_t group, int64_t part, float* all_sums) {
+      sample = unit / (ring.chunks * whole.bands);
+      begin = unit / whole.bands % ring.chunks * ring.chunk;
+      count = least(ring.chunk, ring.columns - begin);
+      packed.begin(whole.wide, sample, group, begin, count);
+      lead = (problem.axis[2].stride * begin - problem.axis[2].before - packed.lowest) * V;
+      const int64_t top = unit % whole.bands * whole.band, bottom = least(top + whole.band, whole.rows);
+      for (int64_t first = top, end; first < bottom; first = end) {
+        end = ring.end_of_band(first, bottom);
+        for (int64_t block = packed.first_block; block < packed.first_block + packed.blocks; ++block)
+          add_band(block, first, end, whole.parts.at(all_sums, block, part));
+      }
     }
-    if (p < count) even += load(factor + p * step);
-    store(sum, even + odd);
-  }
+
+    // Rows first … end - 1, of one plane.
+    void add_band(int64_t block, int64_t first, int64_t end, float* sums) {
+      const View& narrow = whole.narrow;
+      const Lanes own = channels.own(block);
+      const bool straight = sizeof(T) == sizeof(float) && narrow.channel == 1 && own.count == V;
+      const int64_t step = straight ? narrow.axis[2] : V;
+      const int64_t height = problem.axis[1].narrow, plane = first / height;
+      for (int64_t row = first; row < end; ++row) {
+        const int64_t place[2] = {plane, row - plane * height};
+        const T* from = static_cast<const T*>(narrow.data) + sample * narrow.batch + place[0] * narrow.axis[0] +
+                        place[1] * narrow.axis[1] + begin * narrow.axis[2];
+        const float* factor = straight ? reinterpret_cast<const float*>(from) + own.lowest : factors;
+        if (!straight) pack_row(factors, from, narrow.channel, narrow.axis[2], count, own);
+        add_row(packed.meet(block, place, met, places), factor, step, sums);
+        if (whole.parts.bias_gradient) add_total(sums + whole.taps * V, factor, step, count);
+      }
+    }
+
+    // The products of a row with the `found` rows that it meets.
+    void add_row(int64_t found, const float* factor, int64_t step, float* sums) {
+      const Axis& axis = problem.axis[2];
+      for (int64_t i = 0; i < found; ++i) {
+        met[i] += lead;
+        sums_of[i] = sums + places[i] * axis.taps * V;
+      }
+      const TurnedRow row{sums_of, whole.turn_taps * V, factor, step, met, found, axis.taps, axis.stride * V,
+                          axis.dilation * V, count};
+      correlate_turns(row, channels.turns(), lanes_at, turned);
+    }
+
+    static void add_total(float* sum, const float* factor, int64_t step, int64_t count) {
+      vec even = load(sum), odd = {};
+      int64_t p = 0;
+      for (; p + 2 <= count; p += 2) {
+        even += load(factor + p * step);
+        odd += load(factor + (p + 1) * step);
+      }
+      if (p < count) even += load(factor + p * step);
+      store(sum, even + odd);
+    }
+  };
 };
 
 }  // namespace
