@@ -12,26 +12,20 @@ namespace omniconv {
 namespace {
 
 template <class T>
-struct BlockedGradient {
-  const Problem& problem;
-  const View& wide;
-  const View& narrow;
-  const Host& host;
+struct BlockedGradient : GradientCall<T> {
+  using Call = GradientCall<T>;
+  using Call::problem, Call::wide, Call::narrow, Call::host;
 
   Channels channels;
   Ring<T, Way::GATHER> ring;
   int64_t rows, list, turn_taps, taps, band, bands, units;
   Parts<T> parts;
 
-  BlockedGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
-                  T* bias_gradient, const Host& host)
-      : problem(problem),
-        wide(wide),
-        narrow(narrow),
-        host(host),
+  explicit BlockedGradient(const Call& call)
+      : Call(call),
         channels{problem.groups, problem.narrow, problem.wide},
         ring(problem, channels, wide),
-        parts{problem, channels, gradient, bias_gradient, 0, 0} {
+        parts{problem, channels, call.gradient, call.bias_gradient, 0, 0} {
     rows = problem.axis[0].narrow * problem.axis[1].narrow;
     list = problem.axis[0].taps * problem.axis[1].taps * channels.copies();
     turn_taps = list * problem.axis[2].taps;
@@ -56,7 +50,7 @@ struct BlockedGradient {
   }
 
   // `sums` has room for floats().
-  void run(float* sums) {
+  void run(float* sums) const {
     const int64_t threads = threads_for(host, work() * channels.blocks());
     const Split split = Split::of_units(threads, ring.groups, parts.parts, narrow.channel == 1);
     run_tasks(host, split, [&](Dealer& dealer) { Worker(*this).work(dealer, sums); });

@@ -24,33 +24,25 @@ Channels channels_of(const Problem& problem) {
 }
 
 template <class T, Way WAY>
-struct BlockedSums {
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const T* bias;
-  const Host& host;
+struct BlockedSums : SumsCall<T> {
+  using Call = SumsCall<T>;
+  using Call::problem, Call::input, Call::output, Call::bias, Call::host;
 
   Channels channels;
   Ring<T, WAY> ring;
   TapWeights<WAY> weights;
   Split split;
 
-  BlockedSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
-              const Host& host)
-      : problem(problem),
-        input(input),
-        output(output),
-        bias(bias),
-        host(host),
+  explicit BlockedSums(const Call& call)
+      : Call(call),
         channels(channels_of<WAY>(problem)),
         ring(problem, channels, input),
-        weights(problem, channels, weights, ring.phases) {
+        weights(problem, channels, call.weights, ring.phases) {
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
-    const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
+    const int64_t sums = weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
     // Weights that are many beside the outputs should be packed by one thread each.
     const int64_t outputs = problem.batch * rows * ring.columns;
-    const bool many = channels.turns() > 1 && this->weights.floats / V * MANY_WEIGHTS > outputs;
+    const bool many = channels.turns() > 1 && weights.floats / V * MANY_WEIGHTS > outputs;
     split = Split::of(host, ring.groups, problem.batch, rows, ring.least_rows(), ring.chunks,
                       ring.columns * rows * sums * channels.blocks() / ring.groups, output.channel == 1 && !many);
   }

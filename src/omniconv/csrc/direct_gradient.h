@@ -108,11 +108,9 @@ constexpr int64_t GRADIENT_BLOCKS = 4;       // whose sums and rows stay in the 
 constexpr int64_t MOST_GRADIENT_TAPS = 128;  // whose sums do
 
 template <class T>
-struct DirectGradient {
-  const Problem& problem;
-  const View& wide;
-  const View& narrow;
-  const Host& host;
+struct DirectGradient : GradientCall<T> {
+  using Call = GradientCall<T>;
+  using Call::problem, Call::wide, Call::narrow, Call::host;
 
   Channels channels;
   int64_t rows, columns, taps, group, groups, chunk, chunks, band, bands, units;
@@ -128,14 +126,10 @@ struct DirectGradient {
            taps_of(problem) <= MOST_GRADIENT_TAPS;
   }
 
-  DirectGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
-                 T* bias_gradient, const Host& host)
-      : problem(problem),
-        wide(wide),
-        narrow(narrow),
-        host(host),
+  explicit DirectGradient(const Call& call)
+      : Call(call),
         channels{problem.groups, 1, 1},
-        parts{problem, channels, gradient, bias_gradient, 0, 0} {
+        parts{problem, channels, call.gradient, call.bias_gradient, 0, 0} {
     rows = problem.axis[0].narrow * problem.axis[1].narrow;
     columns = problem.axis[2].narrow;
     taps = taps_of(problem);
@@ -158,7 +152,7 @@ struct DirectGradient {
   int64_t scratch_bytes() const { return whole_lines(taps * int64_t(sizeof(SumRow<T>))); }
 
   // `sums` has room for floats().
-  void run(float* sums) {
+  void run(float* sums) const {
     const Split split = Split::of_units(threads_for(host, work()), groups, parts.parts, true);
     run_tasks(host, split, [&](Dealer& dealer) {
       Arena arena{static_cast<char*>(host.scratch(scratch_bytes()))};

@@ -17,12 +17,9 @@ constexpr int64_t DIRECT_TILES = 8;               // of columns in a task, where
 constexpr int64_t DIRECT_BLOCKS = 8;              // whose rows of inputs stay cached until the next row of outputs
 
 template <class T, Way WAY>
-struct DirectSums {
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const T* bias;
-  const Host& host;
+struct DirectSums : SumsCall<T> {
+  using Call = SumsCall<T>;
+  using Call::problem, Call::input, Call::output, Call::bias, Call::host;
 
   Channels channels;
   int64_t columns, phases, chunks, chunk, group;
@@ -36,21 +33,16 @@ struct DirectSums {
            ceil_div(problem.groups, V) * taps_of(problem) * V * 4 <= MOST_DIRECT_WEIGHTS;
   }
 
-  DirectSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
-             const Host& host)
-      : problem(problem),
-        input(input),
-        output(output),
-        bias(bias),
-        host(host),
+  explicit DirectSums(const Call& call)
+      : Call(call),
         channels{problem.groups, 1, 1},
         columns(outputs_of<WAY>(problem.axis[2])),
         phases(least(period_of<WAY>(problem.axis[2]), columns)),
-        weights(problem, channels, weights, phases) {
+        weights(problem, channels, call.weights, phases) {
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     chunk = rows > 1 ? columns : least(columns, ceil_div(DIRECT_TILES * MAX_TILE, phases) * phases);
     chunks = ceil_div(columns, chunk);
-    const int64_t sums = this->weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
+    const int64_t sums = weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
     group = problem.axis[1].taps > 1 ? least(DIRECT_BLOCKS, channels.blocks()) : channels.blocks();
     split = Split::of(host, 1, problem.batch, rows, 1, chunks, columns * rows * sums * channels.blocks(), true);
   }

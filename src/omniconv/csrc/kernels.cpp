@@ -20,12 +20,13 @@ namespace {
 template <class T, Way WAY>
 void sums_by(const Problem& problem, const View& input, const View& output, const Weights& weights, const void* bias,
              const Host& host) {
+  const SumsCall<T> call{problem, input, output, weights, static_cast<const T*>(bias), host};
   if (DirectSums<T, WAY>::suits(problem, input, output)) {
-    DirectSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
+    DirectSums<T, WAY>(call).run();
   } else if (PlanarSums<T, WAY>::suits(problem, input, output)) {
-    PlanarSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
+    PlanarSums<T, WAY>(call).run();
   } else {
-    BlockedSums<T, WAY>(problem, input, output, weights, static_cast<const T*>(bias), host).run();
+    BlockedSums<T, WAY>(call).run();
   }
 }
 
@@ -40,20 +41,17 @@ void sums(const Problem& problem, bool scatter, const View& input, const View& o
 template <class T>
 int64_t gradient_by(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
                     float* workspace, const Host& host) {
-  const auto run = [&](auto&& gradient) {
+  const GradientCall<T> call{problem, wide, narrow, weights, static_cast<T*>(bias), host};
+  const auto run = [&](const auto& gradient) {
     if (workspace) gradient.run(workspace);
     return gradient.floats();
   };
-  T* of_bias = static_cast<T*>(bias);
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (SquareGradient::suits(problem, wide, narrow))
-      return run(SquareGradient(problem, wide, narrow, weights, of_bias, host));
+    if (SquareGradient::suits(problem, wide, narrow)) return run(SquareGradient(call));
   }
-  if (DirectGradient<T>::suits(problem, wide, narrow))
-    return run(DirectGradient<T>(problem, wide, narrow, weights, of_bias, host));
-  if (PlanarGradient<T>::suits(problem, wide, narrow))
-    return run(PlanarGradient<T>(problem, wide, narrow, weights, of_bias, host));
-  return run(BlockedGradient<T>(problem, wide, narrow, weights, of_bias, host));
+  if (DirectGradient<T>::suits(problem, wide, narrow)) return run(DirectGradient<T>(call));
+  if (PlanarGradient<T>::suits(problem, wide, narrow)) return run(PlanarGradient<T>(call));
+  return run(BlockedGradient<T>(call));
 }
 
 int64_t gradient(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,

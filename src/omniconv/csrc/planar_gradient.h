@@ -138,13 +138,10 @@ struct GradientCut {
 };
 
 template <class T>
-struct PlanarGradient {
-  const Problem& problem;
-  const View& wide;
-  const View& narrow;
-  const Weights& gradient;
-  T* bias_gradient;  // or null
-  const Host& host;
+struct PlanarGradient : GradientCall<T> {
+  using Call = GradientCall<T>;
+  using Call::problem, Call::wide, Call::narrow, Call::gradient, Call::bias_gradient, Call::host;
+
   GradientCut cut;
 
   // Where planes have enough vectors for what each of them and each of their taps costs, as measured against
@@ -161,15 +158,7 @@ struct PlanarGradient {
     return vectors * least(problem.narrow, 4) >= enough && taps <= MOST_TAPS && cut.bytes() <= MOST_PAIR_BYTES;
   }
 
-  PlanarGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
-                 T* bias_gradient, const Host& host)
-      : problem(problem),
-        wide(wide),
-        narrow(narrow),
-        gradient(gradient),
-        bias_gradient(bias_gradient),
-        host(host),
-        cut(problem) {}
+  explicit PlanarGradient(const Call& call) : Call(call), cut(problem) {}
 
   // Room that run() needs: parts are only kept where there are several.
   int64_t floats() const { return cut.parts > 1 ? problem.groups * cut.parts * cut.group_floats() : 0; }

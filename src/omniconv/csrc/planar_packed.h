@@ -100,22 +100,16 @@ struct Cut {
 };
 
 template <class T, Way WAY>
-struct PackedSums {
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const Weights& weights;
-  const T* bias;
-  const Host& host;
+struct PackedSums : SumsCall<T> {
+  using Call = SumsCall<T>;
+  using Call::problem, Call::input, Call::output, Call::weights, Call::bias, Call::host;
 
   Cut<WAY> cut;
   Split split;
   int64_t block;           // groups of a task
   int64_t channel_floats;  // weights of one channel of outputs
 
-  PackedSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
-             const Host& host)
-      : problem(problem), input(input), output(output), weights(weights), bias(bias), host(host), cut(problem) {
+  explicit PackedSums(const Call& call) : Call(call), cut(problem) {
     const int64_t bands = cut.depth_bands * cut.row_bands;
     block = most(least(ceil_div(LEAST_TASK_WORK, cut.work()), cut.tasks() / LEAST_TASKS), 1);
     const int64_t blocks = ceil_div(problem.groups, block);

@@ -72,13 +72,7 @@ inline ProductTile product_tile_of(bool first, bool last) {
 }
 
 // Groups of which there are as many as tasks: each is summed by itself.
-struct SquareGradient {
-  const Problem& problem;
-  const View& wide;
-  const View& narrow;
-  const Weights& gradient;
-  float* bias_gradient;  // or null
-  const Host& host;
+struct SquareGradient : GradientCall<float> {
   int64_t taps, lines, height, width, strips;
   Bounds wide_bounds, narrow_bounds;
 
@@ -91,14 +85,8 @@ struct SquareGradient {
            pairs * problem.axis[0].taps <= MOST_SQUARE_PLANES && (pairs == 1 || vectors >= LEAST_PAIR_VECTORS);
   }
 
-  SquareGradient(const Problem& problem, const View& wide, const View& narrow, const Weights& gradient,
-                 float* bias_gradient, const Host& host)
-      : problem(problem),
-        wide(wide),
-        narrow(narrow),
-        gradient(gradient),
-        bias_gradient(bias_gradient),
-        host(host),
+  explicit SquareGradient(const GradientCall<float>& call)
+      : GradientCall<float>(call),
         taps(problem.axis[2].taps),
         lines(SquareSums<Way::GATHER>::lines_for(problem.axis[1].wide)),
         height(problem.axis[1].wide),

@@ -153,14 +153,7 @@ void copy_square_rows(float* to, const float* plane, int64_t line, int64_t first
 }
 
 template <Way WAY>
-struct SquareSums {
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const Weights& weights;
-  const float* bias;
-  const Host& host;
-
+struct SquareSums : SumsCall<float> {
   int64_t outputs, variants, taps;  // channels of a group, and taps along an axis
   int64_t height, width, lines, strip_count;
   Bounds bounds;  // of the inputs
@@ -198,14 +191,8 @@ struct SquareSums {
            keeps(rows) && keeps(columns) && columns.wide >= V / 2 && lines_for(rows.wide);
   }
 
-  SquareSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const float* bias,
-             const Host& host)
-      : problem(problem),
-        input(input),
-        output(output),
-        weights(weights),
-        bias(bias),
-        host(host),
+  explicit SquareSums(const SumsCall<float>& call)
+      : SumsCall<float>(call),
         outputs(WAY == Way::GATHER ? problem.narrow : problem.wide),
         variants(channels_met(problem)),
         taps(problem.axis[2].taps),

@@ -28,28 +28,22 @@ template <class T, Way WAY>
 struct PlanarSums {
   Problem problem;
   View input, output;
-  const Weights& weights;
-  const T* bias;
-  const Host& host;
+  SumsCall<T> call;  // of those
 
-  PlanarSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
-             const Host& host)
-      : problem(turned(problem, turns(problem))),
-        input(turned(input, turns(problem))),
-        output(turned(output, turns(problem))),
-        weights(weights),
-        bias(bias),
-        host(host) {}
+  explicit PlanarSums(const SumsCall<T>& given)
+      : problem(turned(given.problem, turns(given.problem))),
+        input(turned(given.input, turns(given.problem))),
+        output(turned(given.output, turns(given.problem))),
+        call{problem, input, output, given.weights, given.bias, given.host} {}
 
   void run() const {
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (SquareSums<WAY>::suits(problem, input, output))
-        return SquareSums<WAY>(problem, input, output, weights, bias, host).run();
+      if (SquareSums<WAY>::suits(problem, input, output)) return SquareSums<WAY>(call).run();
     }
     if (ThreeSums<T, WAY>::suits(problem, input, output)) {
-      ThreeSums<T, WAY>(problem, input, output, weights, bias, host).run();
+      ThreeSums<T, WAY>(call).run();
     } else {
-      PackedSums<T, WAY>(problem, input, output, weights, bias, host).run();
+      PackedSums<T, WAY>(call).run();
     }
   }
 

@@ -184,13 +184,9 @@ __attribute__((noinline)) void three_tile(const ThreePlanes<T>& planes, const St
 }
 
 template <class T, Way WAY>
-struct ThreeSums {
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const Weights& weights;
-  const T* bias;
-  const Host& host;
+struct ThreeSums : SumsCall<T> {
+  using Call = SumsCall<T>;
+  using Call::problem, Call::input, Call::output, Call::weights, Call::bias, Call::host;
 
   int64_t outputs, variants, step;  // channels of a group, and the stride
   int64_t height, width, strip_count;
@@ -215,14 +211,8 @@ struct ThreeSums {
     return middle(columns) >= 0 && middle(columns) + last + V <= inputs_of<WAY>(columns);
   }
 
-  ThreeSums(const Problem& problem, const View& input, const View& output, const Weights& weights, const T* bias,
-            const Host& host)
-      : problem(problem),
-        input(input),
-        output(output),
-        weights(weights),
-        bias(bias),
-        host(host),
+  explicit ThreeSums(const Call& call)
+      : Call(call),
         outputs(WAY == Way::GATHER ? problem.narrow : problem.wide),
         variants(WAY == Way::GATHER ? problem.wide : problem.narrow),
         step(problem.axis[2].stride),

@@ -19,6 +19,27 @@ inline int64_t threads_for(const Host& host, int64_t work) {
   return work > SERIAL_WORK ? least(host.threads, MOST_THREADS) : 1;
 }
 
+// What the kernels of a convolution are told, and those of the gradient of its weights.
+template <class T>
+struct SumsCall {
+  const Problem& problem;
+  const View& input;
+  const View& output;
+  const Weights& weights;
+  const T* bias;  // or null
+  const Host& host;
+};
+
+template <class T>
+struct GradientCall {
+  const Problem& problem;
+  const View& wide;
+  const View& narrow;
+  const Weights& gradient;
+  T* bias_gradient;  // or null
+  const Host& host;
+};
+
 struct Task {
   int64_t block, sample, chunk, first_row, end_row;
 };
