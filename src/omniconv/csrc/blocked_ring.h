@@ -41,10 +41,11 @@ struct Ring {
     const int64_t column_bytes = slots[0] * slots[1] * channels.copies() * V * int64_t(sizeof(float));
     const int64_t fits = (volume ? VOLUME_BYTES / group : ROW_BYTES) / column_bytes;
     const int64_t outputs = fits * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
-    // Of the columns that a chunk packs, its neighbours pack those of a window too.
-    const int64_t window = window_of<WAY>(axis[2]) * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
     const int64_t least_chunk = (channels.copies() > 1 ? 2 * MAX_TILE : LEAST_CHUNK) * phases;
-    chunks = ceil_div(columns, most(outputs, most(least_chunk, 4 * window)));
+    // Of the columns that a chunk packs, its neighbours pack those of a window too; many rows had better stay short.
+    const int64_t window = window_of<WAY>(axis[2]) * period_of<WAY>(axis[2]) / input_step_of<WAY>(axis[2]);
+    const int64_t windows = slots[0] * slots[1] == 1 ? 4 : 1;
+    chunks = ceil_div(columns, most(outputs, most(least_chunk, windows * window)));
     chunk = ceil_div(ceil_div(columns, chunks), phases) * phases;
     chunks = ceil_div(columns, chunk);
     width = most(reach(0, chunk).count, 0);
