@@ -27,7 +27,7 @@ struct Call {
   int64_t axes() const { return input.axes(); }
   Axis& axis(int64_t number) { return bound.problem.axis[3 - axes() + number]; }
 
-  // Begins the problem, of so many channels of the output.
+  // Begins the problem, of so many channels of the output, as many as the bias must have.
   void begin(int64_t groups, int64_t wide, int64_t narrow, int64_t channels, const MaybeTensor& bias);
   // The axes of a convolution, whose input is the wide tensor; `outer` axes of the weight stand before its taps.
   void convolve(int64_t outer, const int64_t* stride, const int64_t* padding, const int64_t* dilation);

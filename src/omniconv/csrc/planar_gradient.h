@@ -85,7 +85,7 @@ struct GradientCut {
     const float positions = float(axis[1].narrow * ceil_div(axis[2].narrow, V)), fixed = 60 / positions;
     const int64_t taps = rows.taps_of(0), columns_taps = axis[2].taps;
     tall = Tall::COLUMNS;
-    blocks = blocks_of_columns();
+    blocks = blocks_of_columns(columns_taps, columns.dense);
     blocks.cycles = (blocks.cycles + fixed) * float(taps * problem.narrow);
     const auto consider = [&](Tall other, int64_t height, int64_t times) {
       Blocks those = blocks_of(height, columns_taps, fixed);
@@ -96,21 +96,6 @@ struct GradientCut {
     };
     if (taps > 1) consider(Tall::ROWS, taps, problem.narrow);
     if (problem.narrow > 1) consider(Tall::CHANNELS, problem.narrow, taps);
-  }
-
-  // Both the inputs' places and the gradients' cost a load at an odd place.
-  Blocks blocks_of_columns() const {
-    const int64_t taps = problem.axis[2].taps;
-    Blocks best{1, 1, 1e30f};
-    for (int64_t ty = 1; ty <= (columns.dense ? least(taps, MOST_TALL) : 1); ++ty) {
-      for (int64_t xb = 1; xb <= MOST_BROAD && fits(ty, xb); ++xb) {
-        const float sums = ty * xb * 0.5f, loads = (xb + (ty > 1 ? ty : 0)) * 1.3f;
-        const float once = sums > loads ? sums : loads;
-        const float cycles = (once > 4 ? once : 4) * float(ceil_div(taps, ty * xb));
-        if (cycles < best.cycles) best = {ty, xb, cycles};
-      }
-    }
-    return best;
   }
 
   // Packed rows of a unit.

@@ -125,6 +125,20 @@ inline Blocks blocks_of(int64_t tall, int64_t broad, float fixed) {
   return best;
 }
 
+// The same along one row of taps, where gradients are at odd places too. Only `dense` taps share inputs.
+inline Blocks blocks_of_columns(int64_t taps, bool dense) {
+  Blocks best{1, 1, 1e30f};
+  for (int64_t ty = 1; ty <= (dense ? least(taps, MOST_TALL) : 1); ++ty) {
+    for (int64_t xb = 1; xb <= MOST_BROAD && fits(ty, xb); ++xb) {
+      const float sums = ty * xb * 0.5f, loads = (xb + (ty > 1 ? ty : 0)) * 1.3f;
+      const float once = sums > loads ? sums : loads;
+      const float cycles = (once > 4 ? once : 4) * float(ceil_div(taps, ty * xb));
+      if (cycles < best.cycles) best = {ty, xb, cycles};
+    }
+  }
+  return best;
+}
+
 // totals[i] = the kept lanes of sum i added, for `count` sums up to a multiple of V.
 __attribute__((noinline)) void add_lanes(float* totals, const float* sums, int64_t count) {
   ivec low[2], high[2], order;
