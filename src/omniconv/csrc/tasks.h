@@ -60,7 +60,7 @@ struct Split {
     return {blocks, samples, rows, band, ceil_div(rows, band), chunks, threads, blocks_inner};
   }
 
-  // A task for each unit, which stands for a row.
+  // Whose rows stand for units of any kind, a task for each.
   static Split of_units(int64_t threads, int64_t blocks, int64_t units, bool blocks_inner, int64_t samples = 1,
                         int64_t chunks = 1) {
     return {blocks, samples, units, 1, units, chunks, threads, blocks_inner};
@@ -94,7 +94,7 @@ struct PlaneSplit {
   int64_t bands;        // of one plane
   Split split;          // blocks of groups × samples × bands of all depths
 
-  // row_work: vector multiply-adds of a group. most_band: rows of a band where there is one.
+  // row_work: vector multiply-adds of a row of a group. most_band: rows of a band that is a whole plane.
   PlaneSplit(const Host& host, const Problem& problem, int64_t depth, int64_t height, int64_t lines, int64_t most_band,
              int64_t row_work) {
     const int64_t others = most(problem.groups * problem.batch * depth, 1);
