@@ -61,5 +61,11 @@ struct Channels {
   }
 };
 
+template <Way WAY>
+Channels channels_of(const Problem& problem) {
+  return WAY == Way::GATHER ? Channels{problem.groups, problem.narrow, problem.wide}
+                            : Channels{problem.groups, problem.wide, problem.narrow};
+}
+
 }  // namespace
 }  // namespace omniconv

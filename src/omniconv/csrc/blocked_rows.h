@@ -44,76 +44,87 @@ struct WalkOf {
 };
 using Walk = WalkOf<float>;
 
-// at: of the tile's first output, added to every row. EDGE: some taps lie outside the row.
+// Adds the products of the rows to the sums of a tile. at: of its first output, added to every row, as weights_at is to
+// the weights. EDGE: some taps lie outside the row.
 template <class T, int TILE, bool EDGE, int STEP>
-void gather_tile(const WalkOf<T>& walk, int64_t at, T* out) {
+OMNICONV_INLINE void gather_rows(vec (&sum)[TILE], const WalkOf<T>& walk, int64_t lane, int64_t weights_at,
+                                 int64_t at) {
   const int64_t step = STEP ? STEP : walk.step;
-  for (int64_t block = 0; block < walk.blocks; ++block) {
-    const int64_t lane = walk.lane(block);
-    vec sum[TILE];
+  for (int64_t row = 0; row < walk.count; ++row) {
+    const T* input = walk.rows[row].input + at + lane;
+    const float* weights = walk.rows[row].weights + weights_at;
+    int64_t place = at;
+    for (int64_t tap = 0; tap < walk.taps; ++tap, input += walk.hop, place += walk.hop, weights += V) {
+      const vec weight = load(weights);
 #pragma GCC unroll 16
-    for (int t = 0; t < TILE; ++t) sum[t] = load_lanes(walk.bias + lane * walk.bias_step);
-    for (int64_t row = 0; row < walk.count; ++row) {
-      const T* input = walk.rows[row].input + at + lane;
-      const float* weights = walk.rows[row].weights + block * walk.weights_step;
-      int64_t place = at;
-      for (int64_t tap = 0; tap < walk.taps; ++tap, input += walk.hop, place += walk.hop, weights += V) {
-        const vec weight = load(weights);
-#pragma GCC unroll 16
-        for (int t = 0; t < TILE; ++t)
-          if (!EDGE || uint64_t(place + t * step) <= walk.last) sum[t] += weight * load_lanes(input + t * step);
-      }
+      for (int t = 0; t < TILE; ++t)
+        if (!EDGE || uint64_t(place + t * step) <= walk.last) sum[t] += weight * load_lanes(input + t * step);
     }
-#pragma GCC unroll 16
-    for (int t = 0; t < TILE; ++t) store_lanes(out + lane + t * walk.out_step, sum[t]);
   }
 }
 
 // The same for taps side by side (or, flipped, from the last to the first), TAPS at a time, with each input loaded once
 // for all of these that it meets, and their weights in registers. What is left of a row is summed tap by tap.
 template <class T, int TILE, bool EDGE, int TAPS, int STRIDE>
-void slide_tile(const WalkOf<T>& walk, int64_t at, T* out) {
+OMNICONV_INLINE void slide_rows(vec (&sum)[TILE], const WalkOf<T>& walk, int64_t lane, int64_t weights_at,
+                                int64_t at) {
   const bool flipped = walk.hop < 0;
   const int64_t column = walk.column, tap_step = flipped ? -V : V;
   const int64_t turn = flipped ? TAPS - 1 : 0;
   const uint64_t last = walk.last;
+  for (int64_t row = 0; row < walk.count; ++row) {
+    const T* input = walk.rows[row].input + lane;
+    const float* weights = walk.rows[row].weights + weights_at;
+    int64_t done = 0;
+    for (; done + TAPS <= walk.taps; done += TAPS) {
+      int64_t place = at + (done + turn) * walk.hop;
+      vec weight[TAPS];
+#pragma GCC unroll 8
+      for (int tap = 0; tap < TAPS; ++tap) weight[tap] = load(weights + (done + turn) * V + tap * tap_step);
+#pragma GCC unroll 40
+      for (int j = 0; j < STRIDE * (TILE - 1) + TAPS; ++j, place += column) {
+        keep(place);
+        if (EDGE && uint64_t(place) > last) continue;
+        vec value = load_lanes(input + place);
+        keep(value);
+#pragma GCC unroll 8
+        for (int tap = 0; tap < TAPS; ++tap) {
+          const int t = (j - tap) / STRIDE;
+          if (j >= tap && (j - tap) % STRIDE == 0 && t < TILE) sum[t] += weight[tap] * value;
+        }
+      }
+    }
+    for (; done < walk.taps; ++done) {
+      int64_t place = at + done * walk.hop;
+      const vec weight = load(weights + done * V);
+#pragma GCC unroll 16
+      for (int t = 0; t < TILE; ++t, place += STRIDE * column) {
+        keep(place);
+        if (!EDGE || uint64_t(place) <= last) sum[t] += weight * load_lanes(input + place);
+      }
+    }
+  }
+}
+
+// TAPS: of those that slide together, or 0 where none do.
+template <class T, int TILE, bool EDGE, int TAPS, int STRIDE>
+OMNICONV_INLINE void add_rows(vec (&sum)[TILE], const WalkOf<T>& walk, int64_t lane, int64_t weights_at, int64_t at) {
+  if constexpr (TAPS) {
+    slide_rows<T, TILE, EDGE, TAPS, STRIDE>(sum, walk, lane, weights_at, at);
+  } else {
+    gather_rows<T, TILE, EDGE, STRIDE * V>(sum, walk, lane, weights_at, at);
+  }
+}
+
+// The outputs of a tile, block by block of channels.
+template <class T, int TILE, bool EDGE, int TAPS, int STRIDE>
+void sum_tile(const WalkOf<T>& walk, int64_t at, T* out) {
   for (int64_t block = 0; block < walk.blocks; ++block) {
     const int64_t lane = walk.lane(block);
     vec sum[TILE];
 #pragma GCC unroll 16
     for (int t = 0; t < TILE; ++t) sum[t] = load_lanes(walk.bias + lane * walk.bias_step);
-    for (int64_t row = 0; row < walk.count; ++row) {
-      const T* input = walk.rows[row].input + lane;
-      const float* weights = walk.rows[row].weights + block * walk.weights_step;
-      int64_t done = 0;
-      for (; done + TAPS <= walk.taps; done += TAPS) {
-        int64_t place = at + (done + turn) * walk.hop;
-        vec weight[TAPS];
-#pragma GCC unroll 8
-        for (int tap = 0; tap < TAPS; ++tap) weight[tap] = load(weights + (done + turn) * V + tap * tap_step);
-#pragma GCC unroll 40
-        for (int j = 0; j < STRIDE * (TILE - 1) + TAPS; ++j, place += column) {
-          keep(place);
-          if (EDGE && uint64_t(place) > last) continue;
-          vec value = load_lanes(input + place);
-          keep(value);
-#pragma GCC unroll 8
-          for (int tap = 0; tap < TAPS; ++tap) {
-            const int t = (j - tap) / STRIDE;
-            if (j >= tap && (j - tap) % STRIDE == 0 && t < TILE) sum[t] += weight[tap] * value;
-          }
-        }
-      }
-      for (; done < walk.taps; ++done) {
-        int64_t place = at + done * walk.hop;
-        const vec weight = load(weights + done * V);
-#pragma GCC unroll 16
-        for (int t = 0; t < TILE; ++t, place += STRIDE * column) {
-          keep(place);
-          if (!EDGE || uint64_t(place) <= last) sum[t] += weight * load_lanes(input + place);
-        }
-      }
-    }
+    add_rows<T, TILE, EDGE, TAPS, STRIDE>(sum, walk, lane, block * walk.weights_step, at);
 #pragma GCC unroll 16
     for (int t = 0; t < TILE; ++t) store_lanes(out + lane + t * walk.out_step, sum[t]);
   }
@@ -126,41 +137,28 @@ struct TileSums {
   Sum inside[MAX_TILE + 1], edge[MAX_TILE + 1];
 };
 
-template <class T, int STEP, int TILE = MAX_TILE>
-constexpr void fill_gather(TileSums<T>& tiles) {
-  tiles.inside[TILE] = gather_tile<T, TILE, false, STEP>;
-  tiles.edge[TILE] = gather_tile<T, TILE, true, STEP>;
-  if constexpr (TILE > 1) fill_gather<T, STEP, TILE - 1>(tiles);
-}
-
 template <class T, int TAPS, int STRIDE, int TILE = MAX_TILE>
-constexpr void fill_slide(TileSums<T>& tiles) {
-  tiles.inside[TILE] = slide_tile<T, TILE, false, TAPS, STRIDE>;
-  tiles.edge[TILE] = slide_tile<T, TILE, true, TAPS, STRIDE>;
-  if constexpr (TILE > 1) fill_slide<T, TAPS, STRIDE, TILE - 1>(tiles);
-}
-
-template <class T, int STEP>
-constexpr TileSums<T> gathering() {
-  TileSums<T> tiles{};
-  fill_gather<T, STEP>(tiles);
-  return tiles;
+constexpr void fill_sums(TileSums<T>& tiles) {
+  tiles.inside[TILE] = sum_tile<T, TILE, false, TAPS, STRIDE>;
+  tiles.edge[TILE] = sum_tile<T, TILE, true, TAPS, STRIDE>;
+  if constexpr (TILE > 1) fill_sums<T, TAPS, STRIDE, TILE - 1>(tiles);
 }
 
 template <class T, int TAPS, int STRIDE>
-constexpr TileSums<T> sliding() {
+constexpr TileSums<T> tile_sums() {
   TileSums<T> tiles{};
-  fill_slide<T, TAPS, STRIDE>(tiles);
+  fill_sums<T, TAPS, STRIDE>(tiles);
   return tiles;
 }
 
 template <class T>
-constexpr TileSums<T> GATHER_PACKED = gathering<T, V>();
+constexpr TileSums<T> GATHER_PACKED = tile_sums<T, 0, 1>();
 template <class T>
-constexpr TileSums<T> GATHER_ANY = gathering<T, 0>();
+constexpr TileSums<T> GATHER_ANY = tile_sums<T, 0, 0>();
 template <class T>
-constexpr TileSums<T> SLIDE[] = {sliding<T, 2, 1>(), sliding<T, 3, 1>(), sliding<T, 4, 1>(), sliding<T, 5, 1>(),
-                                 sliding<T, 7, 1>(), sliding<T, 3, 2>(), sliding<T, 5, 2>(), sliding<T, 7, 2>()};
+constexpr TileSums<T> SLIDE[] = {tile_sums<T, 2, 1>(), tile_sums<T, 3, 1>(), tile_sums<T, 4, 1>(), tile_sums<T, 5, 1>(),
+                                 tile_sums<T, 7, 1>(), tile_sums<T, 3, 2>(), tile_sums<T, 5, 2>(),
+                                 tile_sums<T, 7, 2>()};
 
 // The tiles for one way to walk.
 template <class T>
@@ -172,19 +170,23 @@ const TileSums<T>& tiles_for(const WalkOf<T>& walk) {
   return walk.step == V ? GATHER_PACKED<T> : GATHER_ANY<T>;
 }
 
+// Tiles of nearly equal size: a rest of one or two outputs would wait for its own sums.
+template <class Each>
+OMNICONV_INLINE void each_tile(int64_t outputs, const Each& each) {
+  if (outputs <= 0) return;
+  const uint32_t count = uint32_t(outputs + MAX_TILE - 1) / MAX_TILE, size = uint32_t(outputs) / count;
+  const uint32_t larger = uint32_t(outputs) - size * count;
+  for (uint32_t tile = 0; tile < count; ++tile) each(int64_t(size + (tile < larger)));
+}
+
 // out[t] = bias + Σ over rows and taps of weight · input[t * step + tap * hop], for t < outputs.
 template <class T>
 void gather_row(const WalkOf<T>& walk, const TileSums<T>& tiles, int64_t at, T* out, int64_t outputs) {
-  if (outputs <= 0) return;
-  // Tiles of nearly equal size: a rest of one or two outputs would wait for its own sums.
-  const uint32_t count = uint32_t(outputs + MAX_TILE - 1) / MAX_TILE, size = uint32_t(outputs) / count;
-  const uint32_t larger = uint32_t(outputs) - size * count;
-  for (uint32_t tile = 0; tile < count; ++tile) {
-    const int64_t own = size + (tile < larger);
+  each_tile(outputs, [&](int64_t own) {
     (walk.inside(at, own) ? tiles.inside : tiles.edge)[own](walk, at, out);
     at += own * walk.step;
     out += own * walk.out_step;
-  }
+  });
 }
 
 // A multiplier finishes a sum after four cycles: fewer than eight sums at a time leave it waiting, so short kernels

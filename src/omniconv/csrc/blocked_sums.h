@@ -17,12 +17,6 @@ namespace {
 
 constexpr int64_t MANY_WEIGHTS = 8;
 
-template <Way WAY>
-Channels channels_of(const Problem& problem) {
-  return WAY == Way::GATHER ? Channels{problem.groups, problem.narrow, problem.wide}
-                            : Channels{problem.groups, problem.wide, problem.narrow};
-}
-
 template <class T, Way WAY>
 struct BlockedSums : SumsCall<T> {
   using Call = SumsCall<T>;

@@ -102,17 +102,69 @@ inline const TurnedSums& turned_for(const Walk& walk) {
 }
 
 inline void turn_row(const Walk& walk, const Turns& turns, int64_t at, float* out, int64_t outputs) {
-  if (outputs <= 0) return;
   const TurnedSums& tiles = turned_for(walk);
-  // Tiles of nearly equal size: a rest of one or two outputs would wait for its own sums.
-  const uint32_t count = uint32_t(outputs + MAX_TILE - 1) / MAX_TILE, size = uint32_t(outputs) / count;
-  const uint32_t larger = uint32_t(outputs) - size * count;
-  for (uint32_t tile = 0; tile < count; ++tile) {
-    const int64_t own = size + (tile < larger);
+  each_tile(outputs, [&](int64_t own) {
     tiles.of[own](walk, turns, at, out);
     at += own * walk.step;
     out += own * walk.out_step;
+  });
+}
+
+// As sum_tile: of inputs where they lie, at the edges of a row too.
+template <int TILE, bool EDGE, int TAPS, int STRIDE>
+void turn_where_it_lies(const Walk& walk, const Turns& turns, int64_t at, float* out) {
+  for (int64_t block = 0; block < walk.blocks; ++block) {
+    const int64_t lane = walk.lane(block);
+    int64_t weights_at = block * walk.weights_step;
+    vec sum[TILE] = {};
+    for (int64_t turn = 0; turn < turns.count; ++turn, weights_at += turns.weights_step) {
+      if (turn > 0) {
+        const ivec from = turns.from;
+#pragma GCC unroll 16
+        for (int t = 0; t < TILE; ++t) sum[t] = __builtin_shuffle(sum[t], from);
+      }
+      add_rows<float, TILE, EDGE, TAPS, STRIDE>(sum, walk, lane, weights_at, at);
+    }
+    const vec bias = load(walk.bias + lane * walk.bias_step);
+#pragma GCC unroll 16
+    for (int t = 0; t < TILE; ++t) store(out + lane + t * walk.out_step, sum[t] + bias);
   }
+}
+
+struct LyingSums {
+  TurnedSum inside[MAX_TILE + 1], edge[MAX_TILE + 1];
+};
+
+template <int TAPS, int STRIDE, int TILE = MAX_TILE>
+constexpr void fill_lying(LyingSums& tiles) {
+  tiles.inside[TILE] = turn_where_it_lies<TILE, false, TAPS, STRIDE>;
+  tiles.edge[TILE] = turn_where_it_lies<TILE, true, TAPS, STRIDE>;
+  if constexpr (TILE > 1) fill_lying<TAPS, STRIDE, TILE - 1>(tiles);
+}
+
+template <int TAPS, int STRIDE>
+constexpr LyingSums lying() {
+  LyingSums tiles{};
+  fill_lying<TAPS, STRIDE>(tiles);
+  return tiles;
+}
+
+constexpr LyingSums LYING_ANY = lying<0, 0>(), LYING_THREE = lying<3, 1>(), LYING_FIVE = lying<5, 1>(),
+                    LYING_STRIDED = lying<3, 2>();
+
+inline const LyingSums& lying_for(const Walk& walk) {
+  if (!walk.slides() || walk.taps < 3) return LYING_ANY;
+  if (walk.step == walk.column) return walk.taps % 5 == 0 || walk.taps > 6 ? LYING_FIVE : LYING_THREE;
+  return walk.step == 2 * walk.column ? LYING_STRIDED : LYING_ANY;
+}
+
+inline void turn_lying_row(const Walk& walk, const Turns& turns, int64_t at, float* out, int64_t outputs) {
+  const LyingSums& tiles = lying_for(walk);
+  each_tile(outputs, [&](int64_t own) {
+    (walk.inside(at, own) ? tiles.inside : tiles.edge)[own](walk, turns, at, out);
+    at += own * walk.step;
+    out += own * walk.out_step;
+  });
 }
 
 // A row of the narrow tensor, and the packed rows of the wide one that it meets.

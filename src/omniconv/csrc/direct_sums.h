@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A depthwise convolution, or the transpose of one, read straight from a tensor whose channels lie side by side.
+// A convolution of one channel to a group, or of as few as lanes meet by turns, or the transpose of one, read straight
+// from a tensor whose channels lie side by side.
 //
 // Packing would cost a third of the time. A tile of outputs is summed for blocks of channels in turn, so that memory is
 // read and written in the order in which it lies, as the processor's prefetching expects.
 #pragma once
 
-#include "blocked_rows.h"
+#include "blocked_turns.h"
 #include "blocked_weights.h"
 #include "tasks.h"
 
@@ -13,6 +14,7 @@ namespace omniconv {
 namespace {
 
 constexpr int64_t MOST_DIRECT_WEIGHTS = 2 << 20;  // bytes that each thread packs
+constexpr int64_t MOST_DIRECT_TURNS = 4;          // of an image
 constexpr int64_t DIRECT_TILES = 8;               // of columns in a task, where rows are few
 constexpr int64_t DIRECT_BLOCKS = 8;              // whose rows of inputs stay cached until the next row of outputs
 
@@ -24,21 +26,33 @@ struct DirectSums : SumsCall<T> {
   Channels channels;
   int64_t columns, phases, chunks, chunk, group;
   TapWeights<WAY> weights;
+  ivec circle;
   Split split;
 
   static bool suits(const Problem& problem, const View& input, const View& output) {
     const bool ordered = input.axis[2] > 0 || inputs_of<WAY>(problem.axis[2]) == 1;
-    return problem.wide == 1 && problem.narrow == 1 && problem.groups >= V && input.channel == 1 &&
-           output.channel == 1 && ordered &&
-           ceil_div(problem.groups, V) * taps_of(problem) * V * 4 <= MOST_DIRECT_WEIGHTS;
+    const Channels channels = channels_of<WAY>(problem);
+    const int64_t weights = channels.blocks() * V * channels.variants * taps_of(problem) * 4;
+    return channels.per_group == channels.variants && (channels.per_group == 1 || turns_pay(problem, channels)) &&
+           channels.count() >= V && input.channel == 1 && output.channel == 1 && ordered &&
+           weights <= MOST_DIRECT_WEIGHTS;
+  }
+
+  // Where groups share inputs so little, or rows of a volume are so many, that packing costs more than it saves. Taps
+  // must lie side by side, or each is loaded at each turn; bfloat16 would be widened as often.
+  static bool turns_pay(const Problem& problem, const Channels& channels) {
+    return sizeof(T) == sizeof(float) && channels.turns() == channels.variants &&
+           (problem.axis[2].taps == 1 || problem.axis[2].dilation == 1) &&
+           (channels.per_group <= MOST_DIRECT_TURNS || outputs_of<WAY>(problem.axis[0]) > 1);
   }
 
   explicit DirectSums(const Call& call)
       : Call(call),
-        channels{problem.groups, 1, 1},
+        channels(channels_of<WAY>(problem)),
         columns(outputs_of<WAY>(problem.axis[2])),
         phases(least(period_of<WAY>(problem.axis[2]), columns)),
         weights(problem, channels, call.weights, phases) {
+    for (int64_t lane = 0; lane < V; ++lane) circle[lane] = int32_t(channels.before(lane, 1));
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     chunk = rows > 1 ? columns : least(columns, ceil_div(DIRECT_TILES * MAX_TILE, phases) * phases);
     chunks = ceil_div(columns, chunk);
@@ -121,6 +135,12 @@ struct DirectSums : SumsCall<T> {
                          bias ? bias + first * V : NO_BIAS,
                          bias ? 1 : 0,
                          uint64_t(inputs_of<WAY>(problem.axis[2]) - 1) * uint64_t(column)};
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (channels.turns() > 1) {
+        const Turns turns{channels.turns(), weights.turn_step(steps.taps), circle};
+        return turn_lying_row(walk, turns, steps.at * column, to, count);
+      }
+    }
     gather_row(walk, tiles_for(walk), steps.at * column, to, count);
   }
 };
