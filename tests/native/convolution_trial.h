@@ -51,9 +51,11 @@ struct ConvolutionTrial : Trial {
     const Memory of_weights(drawn.weights_type, drawn.problem.groups * drawn.filter());
     const Memory of_bias(drawn.type, drawn.problem.groups * drawn.problem.narrow);
     const View from = wide.view(), grad = narrow.view();
-    const Owned workspace = aligned(kernels.gradient_floats(drawn.problem, from, grad, host) * 4);
-    kernels.gradient(drawn.problem, from, grad, drawn.shown(of_weights.data, of_weights.type, 1, 0),
-                     drawn.biased ? of_bias.data : nullptr, static_cast<float*>(workspace.get()), host);
+    const auto run = [&](void* workspace) {
+      return kernels.gradient(drawn.problem, from, grad, drawn.shown(of_weights.data, of_weights.type, 1, 0),
+                              drawn.biased ? of_bias.data : nullptr, static_cast<float*>(workspace), host);
+    };
+    run(aligned(run(nullptr) * 4).get());
     answers_in("weight gradient", of_weights, want.weights);
     if (drawn.biased) answers_in("bias gradient", of_bias, want.totals);
   }

@@ -54,8 +54,6 @@ struct Case {
   }
 };
 
-constexpr Axis NO_AXIS{1, 1, 1, 1, 1, 0};
-
 // The padding on both sides is about half the span, as in most networks, or anything.
 inline Axis drawn_axis(Draw& draw, int64_t most_wide, int64_t most_taps) {
   Axis axis{};
