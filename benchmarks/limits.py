@@ -44,7 +44,7 @@ class Measured(NamedTuple):
     autograd: float
 
     def line(self, machine: Machine, meant: float) -> str:
-        """The times in ms, each with the share that the roofline is of it."""
+        """The times in ms, the share that both limits are of the call, and the share of the roofline that is meant."""
         flops, nbytes = self.benchmark.work()
         roofline = machine.roofline(flops, nbytes).seconds
         apart = flops / machine.peak + nbytes / machine.bandwidth(nbytes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torch's counter of operations sees compiled kernels as it sees the ATen calls that compute the same."""
+"""Torch's counter of operations sees compiled kernels: forward as the ATen calls that compute the same."""
 
 from __future__ import annotations
 

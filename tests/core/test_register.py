@@ -15,11 +15,14 @@ import torch
 import omniconv.functional as OF
 from omniconv import nn
 from omniconv.core.family import families
+from omniconv.core.library import absent
 from omniconv.core.observe import listening
 from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan, operator
 from tolerance import assert_close, assert_equal
+
+needs_library = pytest.mark.skipif(bool(absent()), reason=absent())
 
 
 def plan_of(text="conv:c4_o6_k3x3_g2_pad1_b"):
@@ -115,7 +118,9 @@ WRONG = {
 
 @pytest.mark.parametrize(("change", "error", "text"), WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("used", [False, True], ids=["first", "after a good one"])
-@pytest.mark.parametrize("kernel", ["native", "direct", "padded"])  # compiled; ATen's with bound numbers; without
+@pytest.mark.parametrize(  # compiled; ATen's with bound numbers; without
+    "kernel", [pytest.param("native", marks=needs_library), "direct", "padded"]
+)
 def test_wrong_tensors_are_named_at_every_call(change, error, text, used, kernel):
     plan, good = plan_of(), tensors()
     plan = Plan(plan.problem, next(one for one in plan.family.kernels if one.name == kernel))
@@ -252,6 +257,7 @@ def broad(channels, size, dtype):
     return plan, torch.randn(1, 2 * channels, size, size).to(getattr(torch, dtype))
 
 
+@needs_library
 @pytest.mark.parametrize(("channels", "left"), [(4, ()), (8, ("bfloat16",)), (16, ("bfloat16", "float32"))])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_broad_groups_in_channels_last_are_left_to_aten(channels, left, dtype):
@@ -265,12 +271,25 @@ def test_broad_groups_in_channels_last_are_left_to_aten(channels, left, dtype):
         assert_close(plan(input, weight, None), want)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_small_images_are_not_left_to_aten(dtype):
-    plan, given = broad(16, 13, dtype)
-    assert plan._native.takes(given.contiguous(memory_format=torch.channels_last), plan._leaves)
+@needs_library
+def test_small_images_in_bfloat16_are_not_left_to_aten():
+    for size, dtype, left in ((13, "bfloat16", False), (14, "bfloat16", True), (13, "float32", True)):
+        plan, given = broad(16, size, dtype)
+        inside = given.contiguous(memory_format=torch.channels_last)
+        assert plan._native.takes(inside, plan._leaves) is not left, (size, dtype)
 
 
 @pytest.mark.parametrize("rest", ["i28x28_k9x9_g2", "i28x28_k3x3_g2_d2", "i28_k3_g2", "i14x14x14_k3x3x3_g2"])
-def test_what_onednn_computes_wrongly_is_not_left_to_aten(rest):
-    assert not Plan(ConvProblem.parse(f"conv:n1_c32_o32_{rest}"))._leaves
+def test_only_usual_images_are_left_in_bfloat16(rest):
+    assert torch.bfloat16 not in Plan(ConvProblem.parse(f"conv:n1_c32_o32_{rest}"))._leaves
+
+
+@needs_library
+@pytest.mark.parametrize("channels", [8, 16])
+def test_groups_that_onednn_computes_wrongly_in_bfloat16_are_right(channels):
+    plan = Plan(ConvProblem.parse(f"conv:n2_c{2 * channels}_o{2 * channels}_i28x8_k7x7_s2_g2_pad3x0"))
+    torch.manual_seed(0)
+    input = torch.randint(-3, 4, (2, 2 * channels, 28, 8)).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randint(-2, 3, (2 * channels, channels, 7, 7)).bfloat16()
+    want = torch.nn.functional.conv2d(input.double(), weight.double(), None, 2, (3, 0), 1, 2)
+    assert torch.equal(plan(input, weight, None), want.bfloat16())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from omniconv.core.library import absent
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan
 
@@ -44,6 +45,7 @@ def test_every_height_and_width(taps, of_group, layout):
             check(problem, layout)
 
 
+@pytest.mark.skipif(bool(absent()), reason=absent())
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["in order", "channels last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [4, 33])

@@ -76,13 +76,15 @@ def wide_groups(problem: ConvProblem) -> str | None:
 def broad_groups(problem: ConvProblem) -> tuple[str, ...]:
     """The ``leaves`` of kernels for groups: the types in which oneDNN's products of so many channels are faster.
 
-    Of images under usual kernels only: in bfloat16 oneDNN 3.12 computes wrong sums, or reads memory that is not its
+    Of images; in bfloat16 under usual kernels, because oneDNN 3.12 computes wrong sums, or reads memory that is not its
     own, under some of those that reach across an image (docs/decisions/0004).
     """
-    if problem.dim != 2 or max(problem.dilation) > 1 or max(problem.kernel_size) > MOST_LEFT_TAPS:
+    if problem.dim != 2:
         return ()
     channels = min(problem.in_channels, problem.out_channels) // problem.groups
-    return tuple(dtype for dtype, least in LEAST_BROAD_GROUP.items() if channels >= least)
+    usual = max(problem.dilation) == 1 and max(problem.kernel_size) <= MOST_LEFT_TAPS
+    least = LEAST_BROAD_GROUP if usual else {"float32": LEAST_BROAD_GROUP["float32"]}
+    return tuple(dtype for dtype in least if channels >= least[dtype])
 
 
 def needs_zeros(problem: ConvProblem) -> str | None:

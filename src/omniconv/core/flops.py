@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What torch's ``FlopCounterMode`` counts for compiled kernels, which it would else count as nothing.
 
-Forward, what it counts for the ATen calls that compute the same; backward, as much for the input as for the weights.
+Forward, what it counts for the ATen calls that compute the same; backward, as much for the input as for all weights
+together, however many of them are wanted.
 (Its own formula for ``aten::convolution_backward`` takes the weight gradient of groups for a dense one.)
 """
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 
+from .choose import MOST_LEFT_TAPS
 from .family import Family, Kernel, Shape
 from .flat import Flat
 from .flops import count_as
@@ -35,22 +36,17 @@ Function = Callable[..., Tensor]
 TYPES = frozenset({torch.float32, torch.bfloat16})
 FLOATING = TYPES | {torch.float64, torch.float16, torch.complex64, torch.complex128}
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
-LEAST_LEFT_SIZE = 14  # twice what the kernels in question span
+LEAST_LEFT_SIZE = 2 * MOST_LEFT_TAPS  # of images in bfloat16
 # Names of torch's own that are not promised to stay: found here at import, so that their absence fails at once.
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 OVERRIDEABLE = torch.ops.aten.convolution_overrideable.default._op  # noqa: SLF001
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 
 
-def transformed() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode differentiation looks on."""
-    return transforming() or forward_ad._current_level >= 0  # noqa: SLF001
-
-
 def plain(tensors: Sequence[Any]) -> bool:
     """Whether the tensors are torch's own and nothing but eager code and autograd looks on."""
     # `is_dynamo_compiling` is cheaper than `is_compiling`, and other tracers bring tensors of their own types.
-    if torch.compiler.is_dynamo_compiling() or transformed():
+    if torch.compiler.is_dynamo_compiling() or transforming() or forward_ad._current_level >= 0:  # noqa: SLF001
         return False
     return all([t is None or type(t) in PLAIN for t in tensors])  # noqa: C419  # a list is built faster than a generator
 
@@ -101,12 +97,12 @@ class Native:
 
     @staticmethod
     def takes(input: Tensor, leaves: tuple[torch.dtype, ...]) -> bool:
-        """Whether the library computes this input; it ``leaves`` larger images in channels last and these types."""
+        """Whether the library computes this input; it ``leaves`` channels last in these types to ATen."""
         if input.dtype not in TYPES or not input.is_cpu or input.layout is not torch.strided:
             return False
         if input.dtype not in leaves or input.stride(1) != 1 or input.stride(-1) == 1:
             return True
-        return min(input.shape[2:]) < LEAST_LEFT_SIZE
+        return input.dtype == torch.bfloat16 and min(input.shape[2:]) < LEAST_LEFT_SIZE
 
     def eager(
         self,

@@ -45,7 +45,7 @@ OMNICONV_INLINE void add_packed(vec (&sum)[T], const float* input, const float* 
   }
 }
 
-// As gather_tile and slide_tile, for one block. TAPS: of a row, if they slide, or 0.
+// As sum_tile, for one block. TAPS: of a row, if they slide, or 0.
 template <int T, int TAPS, int STRIDE>
 void turn_tile(const Walk& walk, const Turns& turns, int64_t at, float* out) {
   vec sum[T] = {};

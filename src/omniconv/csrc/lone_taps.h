@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gradient of one tap alone.
 //
-// Kernels that sum many taps at once let zeros stand for what lies outside, and zero times infinity is not zero. A sum
-// of theirs that is not finite is taken again here, over the positions that its tap meets.
+// Planar kernels, which sum many taps at once, let zeros stand for gradients that are not there, and zero times infinity
+// is not zero. A sum of theirs that is not finite is taken again here, over the positions that its tap meets.
 #pragma once
 
 #include "simd.h"
