@@ -5,7 +5,8 @@ python benchmarks/limits.py RESULT.json --rt
 
 Two limits lie between a roofline and a call. A kernel whose loads and products do not overlap takes the time of both,
 not that of the longer: `apart`. And a training step goes through torch's autograd, whose code large tensors have driven
-out of the caches: `autograd` is what a step on two numbers takes behind the kernels, whatever kernels they are.
+out of the caches: `autograd` is what a step on two numbers takes behind the kernels, whatever kernels they are. Of both
+limits together, a call reaches a share, and its target asks for one: at 100 % the target is the limit.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from results import read
 from targets import below
 
 Call = Callable[[], object]
-HEAD = (
-    f"{'problem':<34}{'roofline':>10}{'apart':>10}{'kernels':>10}{'autograd':>10}{'call':>10}{'reached':>9}{'meant':>7}"
+HEAD = "".join(
+    f"{name:>10}" for name in ("roofline", "apart", "kernels", "autograd", "call", "reached", "asked", "meant")
 )
 
 
@@ -44,13 +45,13 @@ class Measured(NamedTuple):
     autograd: float
 
     def line(self, machine: Machine, meant: float) -> str:
-        """The times in ms, the share that both limits are of the call, and the share of the roofline that is meant."""
+        """The times in ms, the shares of both limits that are reached and asked for, and that of the roofline."""
         flops, nbytes = self.benchmark.work()
         roofline = machine.roofline(flops, nbytes).seconds
         apart = flops / machine.peak + nbytes / machine.bandwidth(nbytes)
         limit = apart + self.autograd
         cells = "".join(f"{1e3 * t:10.3f}" for t in (roofline, apart, self.kernels, self.autograd, self.call))
-        return f"{self.benchmark.name:<34}{cells}{limit / self.call:9.0%}{meant:7.2f}"
+        return f"{self.benchmark.name:<34}{cells}{limit / self.call:10.0%}{limit * meant / roofline:10.0%}{meant:10.2f}"
 
 
 def measured(benchmark: Benchmark, seconds: float, *, rt: bool) -> Measured:
@@ -95,8 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     found = [measured(one, options.seconds, rt=options.rt) for one in every() if one.name in shares]
     with real_time(wanted=options.rt):
         machine = better(machine, measure_machine())
-    print(f"{machine.name}, {machine.threads} threads, torch {machine.torch}; ms, reached: (apart + autograd) / call")
-    print(HEAD, *(one.line(machine, shares[one.benchmark.name]) for one in found), sep="\n")
+    print(f"{machine.name}, {machine.threads} threads, torch {machine.torch}; ms, and shares of apart + autograd")
+    print(f"{'problem':<34}{HEAD}", *(one.line(machine, shares[one.benchmark.name]) for one in found), sep="\n")
     return 0
 
 

@@ -257,7 +257,7 @@ def test_limits_are_measured_of_what_is_below_its_share(tmp_path, monkeypatch, c
     ]
     assert limits.main([written(tmp_path, "a.json", result(*rows)), "--seconds", "0.02"]) == 0
     _, head, forward, training = capsys.readouterr().out.splitlines()
-    assert head.split() == ["problem", "roofline", "apart", "kernels", "autograd", "call", "reached", "meant"]
+    assert head.split() == ["problem", "roofline", "apart", "kernels", "autograd", "call", "reached", "asked", "meant"]
     for line, name, meant in ((forward, rows[0]["name"], "0.50"), (training, rows[1]["name"], "0.40")):
         cells = line.split()
         roofline, apart, kernels, autograd, call = map(float, cells[1:6])
