@@ -265,4 +265,5 @@ def test_limits_are_measured_of_what_is_below_its_share(tmp_path, monkeypatch, c
         assert 0 < roofline < apart
         assert kernels > 0
         assert call > 0
-        assert (autograd == 0) == (line is forward)
+        assert autograd >= 0
+        assert line is training or autograd == 0

@@ -293,3 +293,38 @@ def test_groups_that_onednn_computes_wrongly_in_bfloat16_are_right(channels):
     weight = torch.randint(-2, 3, (2 * channels, channels, 7, 7)).bfloat16()
     want = torch.nn.functional.conv2d(input.double(), weight.double(), None, 2, (3, 0), 1, 2)
     assert torch.equal(plan(input, weight, None), want.bfloat16())
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_left_to_aten_is_right(dtype):
+    torch.manual_seed(0)
+
+    def drawn(values):
+        return values[int(torch.randint(len(values), ()))]
+
+    for _ in range(60):
+        groups, channels, taps, step = map(drawn, ((2, 3, 4), (8, 16), (1, 2, 3, 5, 7), (1, 2, 3)))
+        height, width, pad = drawn(range(14, 31)), drawn(range(14, 31)), drawn(range(taps + 1))
+        whole = groups * channels
+        rest = f"i{height}x{width}_k{taps}x{taps}_s{step}x{step}_g{groups}_pad{pad}"
+        plan = Plan(ConvProblem.parse(f"conv:n1_c{whole}_o{whole}_{rest}"))
+        shapes = (1, whole, height, width), (whole, channels, taps, taps)
+        input, weight = (torch.randint(-3, 4, shape).double() for shape in shapes)
+        leaves = [t.to(getattr(torch, dtype)).requires_grad_() for t in (input, weight)]
+        twins = [t.requires_grad_() for t in (input, weight)]
+        output = plan(leaves[0].contiguous(memory_format=torch.channels_last), leaves[1], None)
+        want = torch.nn.functional.conv2d(*twins, None, step, pad, 1, groups)
+        grads = torch.autograd.grad(output.sum(), leaves), torch.autograd.grad(want.sum(), twins)
+        for mine, right in zip((output, *grads[0]), (want, *grads[1]), strict=True):
+            torch.testing.assert_close(mine.double(), right, rtol=2**-7, atol=1e-3, msg=str(plan.problem))
+
+
+@pytest.mark.parametrize("kernel", [pytest.param("native", marks=needs_library), "direct", "padded"])
+def test_too_few_and_too_many_tensors_are_counted(kernel):
+    given = tensors()
+    plan = plan_of()
+    plan = Plan(plan.problem, next(one for one in plan.family.kernels if one.name == kernel))
+    for wrong in (given[:2], (*given, given[2])):
+        with pytest.raises(TypeError, match=f"takes 3 tensors .*, not {len(wrong)}"):
+            plan(*wrong)

@@ -85,6 +85,7 @@ class Plan:
         self._quick = self._native is not None or self._aten is not None
         if self._quick:
             self._dims, self._channels = problem.dim + 2, problem.in_channels
+            self._count = len(self.family.tensor_names)
             self._shapes = tuple(self.family.tensors(problem).values())[1:]
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
@@ -100,6 +101,9 @@ class Plan:
                 raise
         input = tensors[0]
         names = self.family.tensor_names
+        if len(tensors) != len(names):
+            takes = f"{len(names)} tensors ({', '.join(names)}; None where one is absent)"
+            raise TypeError(f"a {self.family.name} plan takes {takes}, not {len(tensors)}.")
         if not isinstance(input, Tensor):
             if isinstance(input, torch.fx.Proxy):  # symbolic tracing knows no shapes: it records the operator
                 return self._operator(*tensors, *self._arguments(tensors))
@@ -121,7 +125,7 @@ class Plan:
         one piece, for no more than it must.
         """
         input: Any = tensors[0]
-        if current_listener() is not None or type(input) not in PLAIN:
+        if current_listener() is not None or type(input) not in PLAIN or len(tensors) != self._count:
             return None
         sizes, dtype = input.shape, input.dtype
         if len(sizes) != self._dims or sizes[1] != self._channels or not input.is_cpu:
