@@ -6,7 +6,7 @@
 // their ends. How the work is cut depends on the problem alone.
 #pragma once
 
-#include "planar_stream.h"
+#include "planar_comb.h"
 #include "tasks.h"
 
 namespace omniconv {
@@ -312,7 +312,7 @@ struct PackedSums : SumsCall<T> {
       piece.apart = comb.apart;
       for (int64_t i = 0, done = 0; i < tiles; ++i, done += piece.vectors) {
         piece.vectors = ceil_div(vectors - done, tiles - i);
-        piece.run = cut.tiling == Tiling::COMB ? row_function(piece.taps, comb) : tile_function(piece.vectors);
+        piece.run = cut.tiling == Tiling::COMB ? comb_row_of(comb.parts) : tile_function(piece.vectors);
         piece.begin = done * V;
         piece.last = least(count - (done + piece.vectors - 1) * V, V);
         piece.sums = phase * whole.phase_pitch() + piece.begin;
@@ -388,11 +388,6 @@ struct PackedSums : SumsCall<T> {
           unpack_pairs(to, from, from + whole.phase_pitch(), part.columns);
         }
       }
-    }
-
-    TileFunction row_function(int64_t taps, const Comb& comb) const {
-      const bool single = cut.variants == 1 && cut.problem.axis[0].taps * cut.problem.axis[1].taps == 1;
-      return single && taps > 0 && taps <= MOST_STREAMED ? stream_row_of(taps) : comb_row_of(comb.parts);
     }
 
     TileFunction tile_function(int64_t vectors) const {
