@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of sums of one channel under up to MOST_STREAMED taps side by side: the kernels that one-dimensional networks
-// have.
+// Rows of sums of one channel under up to MOST_STREAMED taps side by side: the kernels of one-dimensional networks.
 //
 // As in planar_comb.h inputs are shifted in registers, but the number of taps is known to the compiler, so that a
-// vector of outputs needs nothing but its load, shifts and multiply-adds, and the inputs that are shifted for one vector
-// are those that the vector before meets 16 taps further. Each row is read once, so it is read where it lies: to pack it
-// first took up to two fifths of the time.
+// vector of outputs needs nothing but its load, shifts and multiply-adds, and the inputs that are shifted for one
+// vector are those that the vector before meets 16 taps further. Each row is read once, so it is read where it lies:
+// to pack it first took up to two fifths of the time.
 #pragma once
 
 #include "planar_pack.h"

@@ -2,6 +2,7 @@
 // A convolution, or the transpose of one, plane by plane: lanes are neighbouring positions of the last axis.
 #pragma once
 
+#include "planar_flat.h"
 #include "planar_packed.h"
 #include "planar_squares.h"
 #include "planar_stream.h"
@@ -38,6 +39,7 @@ struct PlanarSums {
         call{problem, input, output, given.weights, given.bias, given.host} {}
 
   void run() const {
+    if (FlatSums<T, WAY>::suits(problem, input, output)) return FlatSums<T, WAY>(call).run();
     if constexpr (sizeof(T) == sizeof(float)) {
       if (SquareSums<WAY>::suits(problem, input, output)) return SquareSums<WAY>(call).run();
     }
@@ -57,7 +59,9 @@ struct PlanarSums {
     const Problem problem = turned(given, turns(given));
     const Axis& columns = problem.axis[2];
     if (input.axis[2] != 1 || output.axis[2] != 1 || columns.stride > 2) return false;
-    if (SquareSums<WAY>::suits(problem, input, output) || ThreeSums<T, WAY>::suits(problem, input, output)) return true;
+    if (FlatSums<T, WAY>::suits(problem, input, output) || SquareSums<WAY>::suits(problem, input, output) ||
+        ThreeSums<T, WAY>::suits(problem, input, output))
+      return true;
     const Cut<WAY> cut(problem);
     // Without a shuffle of any two vectors, the shifts of long kernels cost too much.
     if (V < 16 && cut.tiling == Tiling::COMB && columns.taps > 2 * V) return false;
