@@ -6,8 +6,8 @@
 // read and written in the order in which it lies, as the processor's prefetching expects.
 #pragma once
 
-#include "blocked_turns.h"
 #include "blocked_weights.h"
+#include "direct_tiles.h"
 #include "tasks.h"
 
 namespace omniconv {
@@ -41,6 +41,7 @@ struct DirectSums : SumsCall<T> {
   // Where groups share inputs so little, or rows of a volume are so many, that packing costs more than it saves. Taps
   // must lie side by side, or each is loaded at each turn; bfloat16 would be widened as often.
   static bool turns_pay(const Problem& problem, const Channels& channels) {
+    if (tiled(problem)) return true;
     return sizeof(T) == sizeof(float) && channels.turns() == channels.variants &&
            (problem.axis[2].taps == 1 || problem.axis[2].dilation == 1) &&
            (channels.per_group <= MOST_DIRECT_TURNS || outputs_of<WAY>(problem.axis[0]) > 1);
@@ -53,12 +54,26 @@ struct DirectSums : SumsCall<T> {
         phases(least(period_of<WAY>(problem.axis[2]), columns)),
         weights(problem, channels, call.weights, phases) {
     for (int64_t lane = 0; lane < V; ++lane) circle[lane] = int32_t(channels.before(lane, 1));
+    const bool tall = tiled(problem);
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
+    const int64_t units = tall ? ceil_div(rows, TILE_ROWS) : rows;
     chunk = rows > 1 ? columns : least(columns, ceil_div(DIRECT_TILES * MAX_TILE, phases) * phases);
     chunks = ceil_div(columns, chunk);
     const int64_t sums = weights.floats / V / period_of<WAY>(problem.axis[2]) + 4;
     group = problem.axis[1].taps > 1 ? least(DIRECT_BLOCKS, channels.blocks()) : channels.blocks();
-    split = Split::of(host, 1, problem.batch, rows, 1, chunks, columns * rows * sums * channels.blocks(), true);
+    split = Split::of(host, 1, problem.batch, units, 1, chunks, columns * rows * sums * channels.blocks(), true);
+  }
+
+  // Whether tasks consist of tiles of several rows (direct_tiles.h): of images high and of channels many enough for
+  // them, as measured.
+  static bool tiled(const Problem& problem) {
+    const Channels channels = channels_of<WAY>(problem);
+    const auto steps_by_one = [](const Axis& axis) { return axis.taps == 3 && axis.stride == 1 && axis.dilation == 1; };
+    return HAS_TILES && channels.turns() > 1 && channels.turns() <= MOST_DIRECT_TURNS &&
+           channels.turns() == channels.variants && channels.per_group == channels.variants &&
+           problem.axis[0].taps == 1 && problem.axis[0].wide == 1 && problem.axis[0].narrow == 1 &&
+           steps_by_one(problem.axis[1]) && steps_by_one(problem.axis[2]) && channels.blocks() >= 4 &&
+           outputs_of<WAY>(problem.axis[1]) >= 3 * TILE_ROWS;
   }
 
   int64_t scratch_bytes() const {
@@ -79,8 +94,55 @@ struct DirectSums : SumsCall<T> {
     for (int64_t block = 0; block < channels.blocks(); ++block) weights.pack(block, packed + block * weights.floats);
 
     Task task;
+    const bool tall = tiled(problem);
     while (dealer.deal(task))
-      for (int64_t block = 0; block < channels.blocks(); block += group) sum_task(task, block, packed, phase_at, rows);
+      for (int64_t block = 0; block < channels.blocks(); block += group) {
+        if (tall) {
+          sum_tiles(task, block, packed);
+        } else {
+          sum_task(task, block, packed, phase_at, rows);
+        }
+      }
+  }
+
+  // From an output to the first input that it meets.
+  static int64_t lead(const Axis& axis) { return WAY == Way::GATHER ? -axis.before : axis.before - (axis.taps - 1); }
+
+  // As sum_task, of a task whose rows are tiles.
+  void sum_tiles(const Task& task, int64_t first, const float* packed) const {
+    if constexpr (HAS_TILES) {
+      static constexpr T NO_BIAS[V] = {};
+      const Axis &rows = problem.axis[1], &axis = problem.axis[2];
+      const int64_t begin = task.chunk * chunk, end = least(begin + chunk, columns);
+      const bool flipped = WAY == Way::SCATTER;
+      TurnedTile<T> tile;
+      tile.weights = packed + first * weights.floats + (flipped ? 8 * V : 0);
+      tile.tap_step = flipped ? -V : V;
+      tile.row = input.axis[1];
+      tile.column = most(input.axis[2], 1);
+      tile.height = inputs_of<WAY>(rows);
+      tile.last = (inputs_of<WAY>(axis) - 1) * tile.column;
+      tile.out_row = output.axis[1];
+      tile.out_column = output.axis[2];
+      tile.blocks = least(group, channels.blocks() - first);
+      tile.last_lane = channels.first(first + tile.blocks - 1) - first * V;
+      tile.weights_step = weights.floats;
+      tile.bias = bias ? bias + first * V : NO_BIAS;
+      tile.bias_step = bias ? 1 : 0;
+      const Turns turns{channels.turns(), weights.turn_step(axis.taps), circle};
+      for (int64_t unit = task.first_row; unit < task.end_row; ++unit) {
+        const int64_t row = unit * TILE_ROWS, some = least(TILE_ROWS, outputs_of<WAY>(rows) - row);
+        tile.first = row + lead(rows);
+        tile.input = static_cast<const T*>(input.data) + task.sample * input.batch + tile.first * tile.row + first * V;
+        T* to = static_cast<T*>(output.data) + task.sample * output.batch + row * tile.out_row + first * V;
+        for (int64_t at = begin, own; at < end; at += own) {
+          own = ceil_div(end - at, ceil_div(end - at, TILE_COLUMNS));
+          const int64_t place = (at + lead(axis)) * tile.column;
+          const bool edge = place < 0 || place + (own + 1) * tile.column > tile.last;
+          TURNED_SQUARES<T>.of[some][own][edge](tile, turns, place, to + at * tile.out_column);
+        }
+      }
+    }
   }
 
   // Blocks first … first + group - 1 of a task.
