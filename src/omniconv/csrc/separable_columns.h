@@ -5,8 +5,7 @@
 // sums several rows at once: each input comes from the L2 cache once for all of them.
 #pragma once
 
-#include "simd.h"
-#include "steps.h"
+#include "separable_window.h"
 
 namespace omniconv {
 namespace {
@@ -114,13 +113,31 @@ inline void column_rows(const ColumnPass& columns, int64_t at, float* out, int64
   }
 }
 
-template <int R = ROWS_AT_ONCE>
+template <int R>
+__attribute__((noinline)) void column_window(const ColumnPass& columns, int64_t at, float* out, int64_t out_step,
+                                             int64_t pitch, int64_t count, int64_t last) {
+  const uint64_t inside = columns.end - columns.begin;
+  for (int64_t v = 0; v < count; ++v, at += columns.column, out += out_step) {
+    vec sum[R] = {};
+    slide<R>(sum, Listed{columns.inputs, at, -columns.begin, inside}, columns.weights, columns.weights_step,
+             columns.taps);
+    const int64_t lanes = v + 1 < count ? V : last;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) put(out + r * pitch, sum[r], lanes);
+  }
+}
+
+template <int R = MOST_WINDOW>
 inline void column_sums(int64_t rows, const ColumnPass& columns, int64_t at, float* out, int64_t out_step,
                         int64_t pitch, int64_t count, int64_t last = V) {
   if constexpr (R > 1) {
     if (rows < R) return column_sums<R - 1>(rows, columns, at, out, out_step, pitch, count, last);
   }
-  column_rows<R>(columns, at, out, out_step, pitch, count, last);
+  if constexpr (R > ROWS_AT_ONCE) {
+    column_window<R>(columns, at, out, out_step, pitch, count, last);
+  } else {
+    column_rows<R>(columns, at, out, out_step, pitch, count, last);
+  }
 }
 
 // sums[tap] += Σ over p < count and rows r < R of narrow[r][p] · wide[r + tap][p], of whose last vector `last` lanes

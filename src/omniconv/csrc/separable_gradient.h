@@ -10,6 +10,7 @@
 
 #include "kernels.h"
 #include "separable_rows.h"
+#include "separable_strips.h"
 
 namespace omniconv {
 namespace {
@@ -81,6 +82,11 @@ struct SeparableGradient {
   // Vector multiply-adds of one block.
   int64_t work() const {
     return problem.batch * down.narrow * Own::vectors(along.wide) * (3 * down.taps + 2 * along.taps);
+  }
+
+  // Whether the gradient of a pass's weights is summed by windows.
+  static bool windowed(const Axis& axis) {
+    return axis.stride == 1 && axis.dilation == 1 && axis.taps >= LEAST_CORRELATED;
   }
 
   int64_t sums_of_part() const { return (down.taps + along.taps + 1) * V; }
@@ -301,7 +307,7 @@ struct SeparableGradient {
       }
       if (column || of.wanted.input.data) spread_along(row, some);
       if (along_columns) correlate_along(row, some);
-      const int64_t tile = passes.rows_at_once();
+      const int64_t tile = windowed(down) ? some : least(passes.rows_at_once(), ROWS_AT_ONCE);
       for (int64_t done = 0; column && done < some; done += tile)
         correlate_down(row + done, least(tile, some - done));
     }
@@ -312,6 +318,11 @@ struct SeparableGradient {
         const int64_t count = unit.narrow_columns.count();
         const Correlation rows{from, between, grads.pitch, between_pitch, some, along.dilation, count};
         return correlate_shifts(along.taps, rows, of_row);
+      }
+      if (windowed(along)) {
+        const Rowwise rows{from, between, grads.pitch * of.group, between_pitch, some, V, V,
+                           unit.narrow_columns.count()};
+        return correlate_window(along.taps, rows, of_row);
       }
       for (int64_t r = 0; r < some; ++r) {
         const int64_t cuts = ceil_div(along.taps, TAPS_IN_REGISTERS);
@@ -335,6 +346,7 @@ struct SeparableGradient {
         for (int64_t r = 0; r < some; ++r) store(ring_row(row + r) + count, vec{});
         return;
       }
+      if (along.stride == 1 && along.dilation == 1) return slide_along(row, some);
       static constexpr float start[V] = {};
       for (int64_t r = 0; r < some; ++r) {
         for (int64_t phase = 0; phase < least(along.stride, count); ++phase) {
@@ -348,11 +360,28 @@ struct SeparableGradient {
       }
     }
 
+    // The same by windows, from the last tap to the first.
+    void slide_along(int64_t row, int64_t some) const {
+      const int64_t before = unit.wide_columns.begin + along.before - (along.taps - 1) - unit.grad_columns.begin;
+      const EvenParts tiles(unit.wide_columns.count());
+      for (int64_t tile = 0; tile < tiles.parts; ++tile) {
+        const int64_t at = tiles.begin(tile), width = tiles.begin(tile + 1) - at;
+        const StripRow strip{V, 0, UINT64_MAX, row_weights + (along.taps - 1) * V, -V, along.taps};
+        for (int64_t r = 0; r < some; ++r)
+          STRIPS<float>.row[width](strip, grad_row(row + r) + (before + at) * V, ring_row(row + r) + at * V);
+      }
+    }
+
     void correlate_down(int64_t row, int64_t some) {
       const ColumnPass inside = passes.list(inputs, met, nullptr, row, some);
       const int64_t columns = unit.wide_columns.count(), count = Own::vectors(columns);
       const int64_t last = LANE == Lane::COLUMNS ? columns - (count - 1) * V : V;
       const int64_t at = inputs.at(block, unit.wide_columns.begin);
+      if (windowed(down)) {
+        const Columnwise rows{ring_row(row), inside.inputs, ring_pitch * of.group, some, inside.begin, inside.end,
+                              at, inputs.vector(), count, last};
+        return correlate_window(down.taps, rows, of_column);
+      }
       const float* narrow[ROWS_AT_ONCE];
       for (int64_t r = 0; r < some; ++r) narrow[r] = ring_row(row + r);
       // Taps that all rows meet inside the tensor, then those that only some rows meet.

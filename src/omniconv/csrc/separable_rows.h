@@ -246,13 +246,16 @@ struct Passes {
 
   // Rows between the passes that are summed together: those that share inputs.
   int64_t rows_at_once() const {
-    return down.dilation == 1 ? least(ceil_div(down.taps, down.stride), ROWS_AT_ONCE) : 1;
+    if (down.dilation > 1) return 1;
+    if (down.stride > 1 || down.taps < LEAST_SLID) return least(ceil_div(down.taps, down.stride), ROWS_AT_ONCE);
+    const int64_t rows = ceil_div(down.narrow, ceil_div(down.narrow, MOST_WINDOW));
+    return (rows + 1) / 2 * 2;  // in pairs, as the pass along them takes them
   }
   // Rows that are summed before they are read. A vector that was stored in two is read again only when both have left
   // for the cache, and short rows are better gone through by many.
   template <Lane LANE>
   int64_t rows_ahead() const {
-    return LANE == Lane::COLUMNS ? 16 / rows_at_once() * rows_at_once() : rows_at_once();
+    return LANE == Lane::COLUMNS ? most(16 / rows_at_once(), 1) * rows_at_once() : rows_at_once();
   }
   int64_t rows_met(int64_t rows) const { return span_of(down) + down.stride * (rows - 1); }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "separable_rows.h"
+#include "separable_strips.h"
 
 namespace omniconv {
 namespace {
@@ -123,7 +124,9 @@ struct SeparableSums {
 template <class T>
 inline void separable_sums(const Problem& problem, const View& input, const View& output, const Weights& column,
                            const Weights& row, const void* bias, const Host& host) {
-  if (columns_suit(problem, input, output)) {
+  if (SeparableStrips<T>::suits(problem, input, output)) {
+    SeparableStrips<T>(problem, input, output, column, row, bias, host).run();
+  } else if (columns_suit(problem, input, output)) {
     SeparableSums<T, Lane::COLUMNS>(problem, input, output, column, row, bias, host).run();
   } else {
     SeparableSums<T, Lane::CHANNELS>(problem, input, output, column, row, bias, host).run();
