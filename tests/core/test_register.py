@@ -172,7 +172,7 @@ def test_a_plan_hears_a_listener_with_the_size_of_its_input():
 @pytest.mark.parametrize("compiled", [False, True], ids=["composite", "compiled"])
 def test_what_a_kernel_calls_is_not_heard(compiled):
     seen, plan, (x, weight, bias) = [], plan_of(), tensors()
-    kernel = SimpleNamespace(flat=SimpleNamespace(pack=tuple), takes=lambda tensor, leaves: compiled)
+    kernel = SimpleNamespace(flat=SimpleNamespace(pack=tuple), takes=lambda tensor, leaves: compiled, lowered=tuple)
     kernel.eager = lambda run, tensors, flat, _: OF.conv2d(run(*tensors, *flat), torch.ones(1, 6, 1, 1))
     run = plan._run
     plan._native = kernel

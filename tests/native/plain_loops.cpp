@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plain_loops.h"
 
+#include <cmath>
+
 namespace omniconv {
 
 Plain plain(const Problem& problem, const Values& narrow, const Values& wide, const Values& weights) {
@@ -64,6 +66,92 @@ PlainSeparable plain_separable(const Problem& problem, const Values& input, cons
   const Plain rows_found = plain(along, grad, integers(plain(down, nothing, input, column).narrow), row);
   const Plain columns_found = plain(down, integers(rows_found.wide), input, column);
   return {rows_found.narrow, columns_found.wide, columns_found.weights, rows_found.weights, rows_found.totals};
+}
+
+namespace {
+
+// A neighbour of a moved tap: its place in a plane, or -1 where it is outside; its weight, and the derivatives of that.
+struct Corner {
+  int64_t place;
+  double weight, derivative[3];
+};
+
+std::vector<Corner> corners_of(const Axis* axis, int64_t axes, const double* at) {
+  std::vector<Corner> corners;
+  for (int64_t number = 0; number < 1 << axes; ++number) {
+    Corner corner{0, 1, {1, 1, 1}};
+    for (int64_t a = 0; a < axes; ++a) {
+      const bool higher = number >> a & 1, away = at[a] < -1 || at[a] >= double(axis[a].wide);
+      const double low = std::isnan(at[a]) || away ? -2 : std::floor(at[a]);
+      const double fraction = away ? 0 : std::isnan(at[a]) ? at[a] : at[a] - low;
+      const double side = higher ? fraction : 1 - fraction, place = low + higher;
+      corner.weight *= side;
+      for (int64_t b = 0; b < axes; ++b) corner.derivative[b] *= a != b ? side : higher ? 1 : -1;
+      const bool outside = corner.place < 0 || place < 0 || place >= double(axis[a].wide);
+      corner.place = outside ? -1 : corner.place * axis[a].wide + int64_t(place);
+    }
+    corners.push_back(corner);
+  }
+  return corners;
+}
+
+}  // namespace
+
+PlainDeformable plain_deformable(const Problem& problem, int64_t axes, int64_t offset_groups, const Values& input,
+                                 const Values& grad, const std::vector<double>& offset, const Values& mask,
+                                 const Values& weights) {
+  const Axis* axis = problem.axis + (3 - axes);
+  const int64_t channels = problem.groups * problem.wide, outputs = problem.groups * problem.narrow;
+  int64_t taps = 1, ins = 1, outs = 1;
+  for (int64_t a = 0; a < axes; ++a) {
+    taps *= axis[a].taps;
+    ins *= axis[a].wide;
+    outs *= axis[a].narrow;
+  }
+  PlainDeformable found{std::vector<double>(grad.size()), std::vector<double>(input.size()),
+                        std::vector<double>(offset.size()), std::vector<double>(mask.size()),
+                        std::vector<double>(weights.size())};
+  for (int64_t n = 0; n < problem.batch; ++n)
+    for (int64_t p = 0; p < outs; ++p)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t q = 0; q < offset_groups; ++q) {
+          const int64_t mask_at = ((n * offset_groups + q) * taps + tap) * outs + p;
+          const auto offset_at = [&](int64_t a) {
+            return (((n * offset_groups + q) * taps + tap) * axes + a) * outs + p;
+          };
+          double at[3];
+          int64_t position = p, step = tap;
+          for (int64_t a = axes - 1; a >= 0; --a) {
+            at[a] = double(axis[a].stride * (position % axis[a].narrow) + axis[a].dilation * (step % axis[a].taps) -
+                           axis[a].before) + offset[offset_at(a)];
+            position /= axis[a].narrow;
+            step /= axis[a].taps;
+          }
+          const std::vector<Corner> corners = corners_of(axis, axes, at);
+          const double factor = mask.empty() ? 1 : mask[mask_at];
+          for (int64_t c = q * (channels / offset_groups); c < (q + 1) * (channels / offset_groups); ++c) {
+            const int64_t group = c / problem.wide;
+            double sample = 0, along[3] = {0, 0, 0}, back = 0;
+            for (const Corner& corner : corners) {
+              const double value = corner.place < 0 ? 0 : input[(n * channels + c) * ins + corner.place];
+              sample += corner.weight * value;
+              for (int64_t a = 0; a < axes; ++a) along[a] += corner.derivative[a] * value;
+            }
+            for (int64_t o = group * problem.narrow; o < (group + 1) * problem.narrow; ++o) {
+              const int64_t weight_at = (o * problem.wide + c % problem.wide) * taps + tap;
+              const int64_t output_at = (n * outputs + o) * outs + p;
+              found.output[output_at] += weights[weight_at] * factor * sample;
+              found.weights[weight_at] += grad[output_at] * factor * sample;
+              back += weights[weight_at] * double(grad[output_at]);
+            }
+            for (const Corner& corner : corners)
+              if (corner.place >= 0)
+                found.input[(n * channels + c) * ins + corner.place] += back * factor * corner.weight;
+            for (int64_t a = 0; a < axes; ++a) found.offset[offset_at(a)] += back * factor * along[a];
+            if (!mask.empty()) found.mask[mask_at] += back * sample;
+          }
+        }
+  return found;
 }
 
 }  // namespace omniconv

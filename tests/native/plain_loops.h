@@ -23,4 +23,13 @@ struct PlainSeparable {
 PlainSeparable plain_separable(const Problem& problem, const Values& input, const Values& grad, const Values& column,
                                const Values& row);
 
+// Of a deformable convolution: its output, and the gradients of what it is computed from. No mask is one of ones.
+struct PlainDeformable {
+  std::vector<double> output, input, offset, mask, weights;
+};
+
+PlainDeformable plain_deformable(const Problem& problem, int64_t axes, int64_t offset_groups, const Values& input,
+                                 const Values& grad, const std::vector<double>& offset, const Values& mask,
+                                 const Values& weights);
+
 }  // namespace omniconv

@@ -10,6 +10,7 @@
 //                                                fault, one entry (`sums`, if none is named) does something wrong: in
 //                                                an answer, with memory, or in arithmetic, which must not pass
 #include "convolution_trial.h"
+#include "deformable_trial.h"
 #include "separable_trial.h"
 
 namespace omniconv {
@@ -87,6 +88,20 @@ bool spoil(Kernels& kernels, const std::string& entry) {
       if (workspace && wanted.column.data) wrong->run(wanted.column.data, host);
       return floats;
     };
+  } else if (entry == "deformable") {
+    kernels.deformable = [](const Deformable& call, const Planes& output, const void* bias, float* workspace,
+                            const Host& host) {
+      const int64_t floats = right->deformable(call, output, bias, workspace, host);
+      if (workspace && call.problem.batch) wrong->run(output.data, host);
+      return floats;
+    };
+  } else if (entry == "deformable_gradient") {
+    kernels.deformable_gradient = [](const Deformable& call, const Planes& grad, const DeformableGradients& wanted,
+                                     float* workspace, const Host& host) {
+      const int64_t floats = right->deformable_gradient(call, grad, wanted, workspace, host);
+      if (workspace && wanted.weights.data) wrong->run(wanted.weights.data, host);
+      return floats;
+    };
   } else {
     return false;
   }
@@ -115,6 +130,7 @@ int run(const Kernels& kernels, int64_t count, int64_t first) {
   for (int64_t seed = first; seed < first + count; ++seed) {
     run_one<ConvolutionTrial>(kernels, seed, tally);
     run_one<SeparableTrial>(kernels, seed, tally);
+    run_one<DeformableTrial>(kernels, seed, tally);
   }
   const auto shown = [](int64_t number) { return static_cast<long long>(number); };
   std::printf("%s: %lld geometries of each kind, %lld calls, %lld answers, %lld wrong\n", kernels.isa, shown(count),

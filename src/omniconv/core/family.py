@@ -96,7 +96,8 @@ class Kernel:
     a compiled kernel knows, in the order of its numbers for them. ``overrideable`` returns what
     ``aten::convolution_overrideable`` takes behind its tensors to compute the same, or None. ``bind`` names a function
     of the module: from the problem and the schema's numbers it makes what eager code calls with the tensors alone,
-    or None. ``leaves`` names the types in which a compiled kernel leaves channels last to ATen.
+    or None. ``leaves`` names the types in which a compiled kernel leaves channels last to ATen, and ``exact`` the
+    tensors that autocast leaves in the type that they have.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Kernel:
     overrideable: Callable[..., tuple[Any, ...] | None] = no_convolution
     bind: str = ""
     leaves: Callable[[ConvProblem], tuple[str, ...]] | None = None
+    exact: tuple[str, ...] = ()
 
     @property
     def compiled(self) -> bool:

@@ -51,14 +51,6 @@ def plain(tensors: Sequence[Any]) -> bool:
     return all([t is None or type(t) in PLAIN for t in tensors])  # noqa: C419  # a list is built faster than a generator
 
 
-def lowered(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """The tensors in the type that autocast asks for, if it is on; it leaves float64 as it is."""
-    if not torch.is_autocast_enabled("cpu"):
-        return tuple(tensors)
-    dtype = torch.get_autocast_dtype("cpu")
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-
-
 class Native:
     """One kernel of the library, for one family: its operators.
 
@@ -70,6 +62,7 @@ class Native:
         self.count = len(family.tensor_names)
         self.universal = universal
         self.flat = Flat(family.schema, kernel.words)
+        self.exact = [name in kernel.exact for name in family.tensor_names]
         name = f"{family.name}_{kernel.name}"
         kinds = [a for a in family.schema[1:].split(", ") if a.startswith("Tensor")]
         arguments, results = ", ".join([*kinds, "SymInt[] numbers"]), ", ".join(["Tensor"] * self.count)
@@ -91,9 +84,19 @@ class Native:
         torch.library.register_autograd(
             self.backward, self._differentiate_twice, setup_context=self._remember, lib=library
         )
-        torch.library.register_autocast(self.operator, "cpu", torch.bfloat16, lib=library)
+        library.impl(name, self._autocast, "AutocastCPU")
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
         count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward))
+
+    def lowered(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """The tensors in the type that autocast asks for, if it is on; it leaves float64 and exact ones as they are."""
+        if not torch.is_autocast_enabled("cpu"):
+            return tuple(tensors)
+        dtype = torch.get_autocast_dtype("cpu")
+        return tuple(
+            t if exact or t is None or t.dtype == torch.float64 else t.to(dtype)
+            for t, exact in zip(tensors, self.exact, strict=True)
+        )
 
     @staticmethod
     def takes(input: Tensor, leaves: tuple[torch.dtype, ...]) -> bool:
@@ -119,6 +122,12 @@ class Native:
                         return OVERRIDEABLE(*tensors, *overrideable)
                     return _Recorded.apply((self, portable, flat), *tensors)
         return self.call(*tensors, flat)
+
+    def _autocast(self, *arguments: Any) -> Tensor:
+        *tensors, flat = arguments
+        narrow = self.lowered(tensors)
+        with torch.autocast("cpu", enabled=False):
+            return self.operator(*narrow, flat)
 
     def _through_any(self, *arguments: Any) -> Tensor:
         *tensors, flat = arguments

@@ -21,7 +21,7 @@ from .check import TensorCheck
 from .choose import choose
 from .family import Family, Kernel, families, family_of
 from .library import load
-from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, lowered, plain, transforming
+from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, plain, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
@@ -82,7 +82,7 @@ class Plan:
                 self._recorded = (OVERRIDEABLE, self._overrideable)
             if bind is not None and (bound := bind(problem, *self._numbers)):
                 self._aten = (bound, ())
-        self._quick = self._native is not None or self._aten is not None
+        self._quick = self.family.batched == ("input",) and (self._native or self._aten) is not None
         if self._quick:
             self._dims, self._channels = problem.dim + 2, problem.in_channels
             self._count = len(self.family.tensor_names)
@@ -169,7 +169,7 @@ class Plan:
         """Checked tensors through the compiled kernel where it takes them, else through ATen."""
         native, compiling = self._native, torch.compiler.is_compiling()
         if native is not None and not torch.compiler.is_exporting():  # exported programs run without this library
-            narrow: tuple[Any, ...] = lowered(tensors)
+            narrow: tuple[Any, ...] = native.lowered(tensors)
             if native.takes(narrow[0], self._leaves):
                 if plain(narrow):
                     return native.eager(self._run, narrow, self._packed(tensors), self._overrideable)

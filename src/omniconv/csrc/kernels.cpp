@@ -4,6 +4,8 @@
 
 #include "blocked_gradient.h"
 #include "blocked_sums.h"
+#include "deformable_gradient.h"
+#include "deformable_sums.h"
 #include "direct_gradient.h"
 #include "direct_sums.h"
 #include "planar_gradient.h"
@@ -72,6 +74,18 @@ int64_t separable_gradient(const Problem& problem, const View& input, const View
   return run(problem, input, grad, column, row, wanted, workspace, host);
 }
 
+int64_t deformable(const Deformable& call, const Planes& output, const void* bias, float* workspace,
+                   const Host& host) {
+  const auto run = call.input.type == Type::float32 ? deformable_sums<float> : deformable_sums<bf16>;
+  return run(call, output, bias, workspace, host);
+}
+
+int64_t deformable_gradient(const Deformable& call, const Planes& grad, const DeformableGradients& wanted,
+                            float* workspace, const Host& host) {
+  const auto run = call.input.type == Type::float32 ? deformable_gradient<float> : deformable_gradient<bf16>;
+  return run(call, grad, wanted, workspace, host);
+}
+
 }  // namespace
 
 #define OMNICONV_NAME(isa) OMNICONV_NAME_(isa)
@@ -81,6 +95,6 @@ int64_t separable_gradient(const Problem& problem, const View& input, const View
 
 extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
 const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), sums, gradient, separable,
-                                              separable_gradient};
+                                              separable_gradient, deformable, deformable_gradient};
 
 }  // namespace omniconv

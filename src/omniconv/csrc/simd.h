@@ -39,7 +39,16 @@ typedef int32_t ivec __attribute__((vector_size(V * 4)));
 typedef uint32_t uvec __attribute__((vector_size(V * 4)));
 typedef uint16_t hvec __attribute__((vector_size(V * 2)));
 
-OMNICONV_INLINE vec splat(float value) { return vec{} + value; }
+// By name where that is one load: the compiler would first add the zero that makes a vector of the number.
+OMNICONV_INLINE vec splat(float value) {
+#if defined(OMNICONV_AVX512)
+  return (vec)_mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  return (vec)_mm256_set1_ps(value);
+#else
+  return vec{value, value, value, value};
+#endif
+}
 
 OMNICONV_INLINE vec load(const float* from) {
   vec value;
@@ -160,6 +169,17 @@ OMNICONV_INLINE void keep(vec& value) {
 
 // Keeps an index that steps in one register: the compiler would rather compute all its values ahead, and spill them.
 OMNICONV_INLINE void keep(int64_t& index) { asm("" : "+r"(index)); }
+
+// The sum of the lanes.
+OMNICONV_INLINE float total_of(vec value) {
+#if defined(OMNICONV_AVX512)
+  return _mm512_reduce_add_ps((__m512)value);
+#else
+  float total = 0;
+  for (int lane = 0; lane < V; ++lane) total += value[lane];
+  return total;
+#endif
+}
 
 // Lane j of rows[i] changes places with lane i of rows[j].
 OMNICONV_INLINE void transpose(vec (&rows)[V]) {

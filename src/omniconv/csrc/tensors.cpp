@@ -122,6 +122,38 @@ View view(const Tensor& tensor) {
   return shown;
 }
 
+namespace {
+
+// How far apart channels and positions are, where positions follow each other from end to end: with the channels of each
+// side by side, or channel after channel. Nothing is said of samples.
+bool laid_evenly(const Seen& seen, bool channels_inner, int64_t& channel, int64_t& position) {
+  int64_t step = channels_inner ? seen.sizes[1] : 1;
+  position = step;
+  for (int64_t axis = seen.dim - 1; axis >= 2; --axis) {
+    if (seen.sizes[axis] != 1 && seen.strides[axis] != step) return false;
+    step *= seen.sizes[axis];
+  }
+  channel = channels_inner ? 1 : step;
+  return seen.sizes[1] == 1 || seen.strides[1] == channel;
+}
+
+}  // namespace
+
+Tensor even(const Tensor& tensor) {
+  int64_t channel, position;
+  const Seen seen(tensor);
+  const bool is = laid_evenly(seen, false, channel, position) || laid_evenly(seen, true, channel, position);
+  return is ? tensor : torch::stable::contiguous(tensor);
+}
+
+Planes planes(const Tensor& tensor) {
+  const Seen seen(tensor);
+  Planes shown{tensor.data_ptr(), seen.type(), seen.strides[0], 0, 0};
+  if (!laid_evenly(seen, true, shown.channel, shown.position))
+    laid_evenly(seen, false, shown.channel, shown.position);
+  return shown;
+}
+
 int64_t span(int64_t positions, int64_t stride, int64_t taps, int64_t dilation) {
   STD_TORCH_CHECK(positions >= 1 && taps >= 1 && stride >= 1 && dilation >= 1,
                   "sizes, strides and dilations must be at least 1");

@@ -67,6 +67,10 @@ Tensor readable(const Tensor& tensor);
 // A (n, c, *spatial) tensor of up to three spatial axes.
 View view(const Tensor& tensor);
 
+// A (n, c, *spatial) tensor whose positions are equally far apart: itself if it is so.
+Tensor even(const Tensor& tensor);
+Planes planes(const Tensor& tensor);
+
 // The positions that strided positions and dilated taps reach over, counted in room for every product.
 int64_t span(int64_t positions, int64_t stride, int64_t taps, int64_t dilation);
 // One axis of a convolution, or of a missing axis.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omniconv.core.choose import needs_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.numbers import integer, must_divide
 from omniconv.core.problem import ConvProblem
@@ -78,7 +79,16 @@ FAMILY = Family(
             equals="standard, when every offset is 0 and every mask 1",
         ),
     ),
-    kernels=(Kernel("gathered", "rows of channels gathered around each position, one ATen product a tap."),),
+    kernels=(
+        Kernel(
+            "native",
+            "sampled and multiplied stretch by stretch, no columns in memory.",
+            module="cpu",
+            refuse=needs_zeros,
+            exact=("offset", "mask"),
+        ),
+        Kernel("gathered", "rows of channels gathered around each position, one ATen product a tap."),
+    ),
     cost=cost,
     cases=CASES,
     layers=(
