@@ -134,3 +134,11 @@ def test_torch_differentiates_what_it_has_formulas_for(text, name):
     problem = ConvProblem.parse(text)
     tensors = [t if t is None else t.requires_grad_() for t in halves(problem, torch.float32)]
     assert type(Plan(problem)(*tensors).grad_fn).__name__ == name
+
+
+@each(first_of_each_kernel(CHOSEN))
+def test_an_operator_under_autocast_computes_in_bfloat16_whatever_type_that_asks_for(case):
+    plan, tensors = Plan(case.problem), halves(case.problem, torch.float32)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            assert plan._native.operator(*tensors, plan._packed(tensors)).dtype == torch.bfloat16

@@ -42,6 +42,15 @@ struct DeformableCase {
   }
 };
 
+// More than is packed at once, of few products.
+inline void make_packed(Draw& draw, DeformableCase& made) {
+  made.axes = 1;
+  made.input_layout = Layout::ordered;
+  const int64_t size = draw.of(450, 700), taps = draw.of(1, 2);
+  made.problem = {draw.of(1, 2), draw.of(1, 2), draw.of(300, 350), draw.of(1, 2), {NO_AXIS, NO_AXIS, NO_AXIS}};
+  made.problem.axis[2] = {size, size + 1 - taps, taps, 1, 1, 0};
+}
+
 inline DeformableCase drawn_deformable(uint64_t seed) {
   Draw draw{std::mt19937_64(seed)};
   DeformableCase made;
@@ -63,8 +72,8 @@ inline DeformableCase drawn_deformable(uint64_t seed) {
   } while (!made.of_input && !made.of_offset && !made.of_mask && !made.of_weights);
 
   Problem& problem = made.problem;
-  const bool large = draw.chance(8);
-  const int64_t most_size[3] = {large ? 400 : 70, large ? 24 : 12, large ? 9 : 5};
+  const bool large = draw.chance(8), many = draw.chance(8);  // many: channels, of several passes
+  const int64_t most_size[3] = {large ? 400 : many ? 9 : 70, large ? 24 : many ? 4 : 12, large ? 9 : many ? 2 : 5};
   const int64_t most_taps[3] = {draw.chance(10) ? 20 : 5, 4, 3};
   problem = {draw.chance(3) ? 0 : draw.of(1, 3), 1, 1, 1, {NO_AXIS, NO_AXIS, NO_AXIS}};
   int64_t work = problem.batch + 1;
@@ -73,10 +82,11 @@ inline DeformableCase drawn_deformable(uint64_t seed) {
     work *= problem.axis[i].narrow * problem.axis[i].taps;
   }
   const int64_t most = std::max<int64_t>((large ? 4000000 : 200000) / work, 1);  // products of channels
-  problem.groups = draw.chance(60) ? 1 : draw.of(1, std::min<int64_t>(most, 8));
-  problem.wide = draw.of(1, std::min<int64_t>(most / problem.groups + 1, draw.chance(95) ? 40 : 600));
+  problem.groups = draw.chance(60) ? 1 : draw.of(1, std::min<int64_t>(most, many ? 3 : 8));
+  problem.wide = draw.of(1, std::min<int64_t>(most / problem.groups + 1, many ? 300 : draw.chance(95) ? 40 : 600));
   problem.narrow = draw.of(
       1, std::min<int64_t>(most / problem.groups / problem.wide + 1, draw.chance(95) ? 40 : 600));
+  if (draw.chance(2)) make_packed(draw, made);
   const int64_t channels = problem.groups * problem.wide;
   do made.offset_groups = draw.chance(50) ? 1 : draw.of(1, channels);
   while (channels % made.offset_groups);

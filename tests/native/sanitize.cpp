@@ -99,7 +99,8 @@ bool spoil(Kernels& kernels, const std::string& entry) {
     kernels.deformable_gradient = [](const Deformable& call, const Planes& grad, const DeformableGradients& wanted,
                                      float* workspace, const Host& host) {
       const int64_t floats = right->deformable_gradient(call, grad, wanted, workspace, host);
-      if (workspace && wanted.weights.data) wrong->run(wanted.weights.data, host);
+      for (void* written : {wanted.input.data, wanted.offset.data, wanted.mask.data, wanted.weights.data})
+        if (workspace && call.problem.batch && written) wrong->run(written, host);
       return floats;
     };
   } else {

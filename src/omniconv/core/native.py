@@ -88,11 +88,11 @@ class Native:
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
         count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward))
 
-    def lowered(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-        """The tensors in the type that autocast asks for, if it is on; it leaves float64 and exact ones as they are."""
+    def lowered(self, tensors: Sequence[Tensor | None], dtype: torch.dtype | None = None) -> tuple[Tensor | None, ...]:
+        """The tensors in the type that autocast asks for, if it is on, or in ``dtype``; float64 and exact ones stay."""
         if not torch.is_autocast_enabled("cpu"):
             return tuple(tensors)
-        dtype = torch.get_autocast_dtype("cpu")
+        dtype = dtype or torch.get_autocast_dtype("cpu")
         return tuple(
             t if exact or t is None or t.dtype == torch.float64 else t.to(dtype)
             for t, exact in zip(tensors, self.exact, strict=True)
@@ -125,7 +125,7 @@ class Native:
 
     def _autocast(self, *arguments: Any) -> Tensor:
         *tensors, flat = arguments
-        narrow = self.lowered(tensors)
+        narrow = self.lowered(tensors, torch.bfloat16)
         with torch.autocast("cpu", enabled=False):
             return self.operator(*narrow, flat)
 

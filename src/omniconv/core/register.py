@@ -82,8 +82,8 @@ class Plan:
                 self._recorded = (OVERRIDEABLE, self._overrideable)
             if bind is not None and (bound := bind(problem, *self._numbers)):
                 self._aten = (bound, ())
-        self._quick = self.family.batched == ("input",) and (self._native or self._aten) is not None
-        if self._quick:
+        self._quick = (self._native or self._aten) is not None and self.family.batched == ("input",)
+        if self._quick:  # the other tensors have fixed sizes, or each call checks them
             self._dims, self._channels = problem.dim + 2, problem.in_channels
             self._count = len(self.family.tensor_names)
             self._shapes = tuple(self.family.tensors(problem).values())[1:]

@@ -56,25 +56,23 @@ OMNICONV_INLINE void pack_shuffled(float* block, const T* from, int64_t step, in
     for (int64_t p = 0; p < count; ++p) block[p * V + lane] = 0;
 }
 
-// block[p * V + lane] = from[at[lane] + p], zeros in lanes from `lanes` on: V positions of V lanes are loaded and
+// block[p * pitch + lane] = from[at[lane] + p], zeros in lanes from `lanes` on: V positions of V lanes are loaded and
 // transposed.
-template <class T>
-OMNICONV_INLINE void pack_transposed(float* block, const T* from, const int64_t (&at)[V], int64_t count,
-                                     int64_t lanes) {
+template <class U, class T>
+OMNICONV_INLINE void pack_transposed(U* block, const T* from, const int64_t (&at)[V], int64_t count, int64_t lanes,
+                                     int64_t pitch = V) {
   for (int64_t p = 0; p < count; p += V) {
     const int64_t some = count - p < V ? count - p : V;
     vec rows[V];
 #pragma GCC unroll 16
-    for (int lane = 0; lane < V; ++lane) {
-      const T* own = from + at[lane] + p;
-      rows[lane] = lane >= lanes ? vec{} : some == V ? load(own) : load_first(own, some);
-    }
+    for (int lane = 0; lane < V; ++lane)
+      rows[lane] = lane >= lanes ? vec{} : load_count(from + at[lane] + p, some);
     transpose(rows);
     if (some == V) {
 #pragma GCC unroll 16
-      for (int i = 0; i < V; ++i) store(block + (p + i) * V, rows[i]);
+      for (int i = 0; i < V; ++i) store_lanes(block + (p + i) * pitch, rows[i]);
     } else {
-      for (int64_t i = 0; i < some; ++i) store(block + (p + i) * V, rows[i]);
+      for (int64_t i = 0; i < some; ++i) store_lanes(block + (p + i) * pitch, rows[i]);
     }
   }
 }
@@ -115,21 +113,20 @@ void pack_blocks(float* block, int64_t apart, const T* from, int64_t step, int64
     for (int b = 0; b < BLOCKS; ++b) store(block + b * apart + p * V, load(from + p * step + first[b]));
 }
 
-// to[at[lane] + p] = block[p * V + lane], for p < count and lane < lanes.
+// to[at[lane] + p] = block[p * pitch + lane], for p < count and lane < lanes.
 template <class T>
-OMNICONV_INLINE void unpack_transposed(T* to, const int64_t (&at)[V], const float* block, int64_t count,
-                                       int64_t lanes) {
+OMNICONV_INLINE void unpack_transposed(T* to, const int64_t (&at)[V], const float* block, int64_t count, int64_t lanes,
+                                       int64_t pitch = V) {
   for (int64_t p = 0; p < count; p += V) {
     const int64_t some = count - p < V ? count - p : V;
     vec rows[V];
 #pragma GCC unroll 16
-    for (int i = 0; i < V; ++i) rows[i] = load(block + (p + (i < some ? i : 0)) * V);
+    for (int i = 0; i < V; ++i) rows[i] = load(block + (p + (i < some ? i : 0)) * pitch);
     transpose(rows);
 #pragma GCC unroll 16
     for (int lane = 0; lane < V; ++lane) {
       if (lane >= lanes) break;
-      T* own = to + at[lane] + p;
-      some == V ? store(own, rows[lane]) : store_first(own, rows[lane], some);
+      store_count(to + at[lane] + p, rows[lane], some);
     }
   }
 }

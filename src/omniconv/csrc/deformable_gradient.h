@@ -14,6 +14,7 @@ namespace omniconv {
 namespace {
 
 constexpr int64_t WAVE_FLOATS = 1 << 18;  // of samples at once, and as many of their gradients
+constexpr int64_t LEAST_WAVE = 8;         // stretches, each of which one thread takes
 
 template <class T, int D>
 struct DeformableGradient {
@@ -39,7 +40,7 @@ struct DeformableGradient {
     float* sums;                 // of each share: [tap][output][channel], in whole vectors
     float* tables;               // [stretch of the wave][group of offsets]
     float* scattered;            // [sample][position][channel of the pass]
-    T* packed;
+    float* packed;               // likewise, of T
   };
 
   // Channels first … end - 1 of the samples from `sample` on.
@@ -61,7 +62,7 @@ struct DeformableGradient {
         grad(grad_),
         wanted(wanted_),
         placed(sizeof(T) == sizeof(float) && call.input.channel == 1 && wanted.input.channel == 1),
-        plan(call_, host, sizeof(T) == sizeof(float), wanted.input.data && !placed),
+        plan(call_, host, sizeof(T) == sizeof(float), most_chunk(call_.problem), wanted.input.data && !placed),
         narrow(plan.problem.narrow),
         table(DeformedTaps<D>::floats_for(plan.taps)),
         tables(least(ceil_div(plan.chunk, plan.per_offset) + 1, call.offset_groups)),
@@ -70,10 +71,16 @@ struct DeformableGradient {
         groups_a_block(per_group > 1 ? 1 : DEPTH / narrow),
         lanes(lanes_of(0, plan.channels)) {
     const int64_t stretch = POSITIONS * pitch + tables * table;
-    wave = most(least(WAVE_FLOATS / stretch, plan.samples * plan.stretches), 1);
+    wave = most(least(most(WAVE_FLOATS / stretch, LEAST_WAVE), plan.samples * plan.stretches), 1);
   }
 
-  bool differentiates() const { return wanted.input.data || wanted.offset.data || wanted.mask.data; }
+  // So few that a wave has stretches for some threads.
+  static int64_t most_chunk(const Problem& problem) {
+    return most(WAVE_FLOATS / (LEAST_WAVE * POSITIONS * taps_of(problem)) / PANEL, 1) * PANEL;
+  }
+
+  bool moves() const { return wanted.offset.data || wanted.mask.data; }
+  bool differentiates() const { return wanted.input.data || moves(); }
   int64_t blocks() const { return ceil_div(plan.problem.groups, groups_a_block) * per_group; }
   int64_t wave_rows() const { return wave * POSITIONS; }
 
@@ -86,33 +93,41 @@ struct DeformableGradient {
     return sum;
   }
 
-  int64_t lay(float* workspace, Memory& memory) const {
-    Arena arena{reinterpret_cast<char*>(workspace)};
-    memory.samples = arena.take<float>(wave_rows() * pitch);
-    memory.gradients = arena.take<float>(differentiates() ? wave_rows() * pitch : 0);
-    memory.outputs = arena.take<float>(blocks() * wave_rows() * PITCH);
-    memory.weights = arena.take<float>(differentiates() ? lanes * narrow * plan.taps : 0);
-    memory.sums = arena.take<float>(wanted.weights.data ? lanes * narrow * plan.taps : 0);
-    memory.tables = arena.take<float>(wave * tables * table);
-    memory.scattered = arena.take<float>(plan.scattered ? plan.samples * plan.in_positions * plan.packed_pitch() : 0);
-    memory.packed = arena.take<T>(plan.packed_rows() * plan.packed_pitch());
-    return (arena.at - reinterpret_cast<char*>(workspace)) / int64_t(sizeof(float));
+  // Floats of each piece of memory.
+  struct Floats {
+    int64_t samples, gradients, outputs, weights, sums, tables, scattered, packed;
+  };
+
+  Floats pieces() const {
+    const int64_t rows = wave_rows(), all_weights = lanes * narrow * plan.taps;
+    const int64_t scattered = plan.scattered ? plan.samples * plan.in_positions * plan.packed_pitch() : 0;
+    const int64_t packed = ceil_div(plan.packed_rows() * plan.packed_pitch() * int64_t(sizeof(T)), sizeof(float));
+    return {wanted.weights.data ? rows * pitch : 0,   differentiates() ? rows * pitch : 0,
+            blocks() * rows * PITCH,                  differentiates() ? all_weights : 0,
+            wanted.weights.data ? all_weights : 0,    wave * tables * table,
+            scattered,                                packed};
   }
 
   int64_t floats() const {
-    Memory unused;
-    return lay(nullptr, unused);
+    const auto whole = [](auto... counts) { return (whole_lines(counts * int64_t(sizeof(float))) + ...); };
+    const Floats all = pieces();
+    return whole(all.samples, all.gradients, all.outputs, all.weights, all.sums, all.tables, all.scattered,
+                 all.packed) / int64_t(sizeof(float));
   }
 
   void run(float* workspace) const {
-    Memory memory;
-    lay(workspace, memory);
+    const Floats all = pieces();
+    Arena arena{reinterpret_cast<char*>(workspace)};
+    const auto take = [&](int64_t count) { return arena.take<float>(count); };
+    const Memory memory{take(all.samples), take(all.gradients), take(all.outputs),   take(all.weights),
+                        take(all.sums),    take(all.tables),    take(all.scattered), take(all.packed)};
     if (differentiates()) pack_weights(memory.weights);
-    if (wanted.weights.data) clear(memory.sums, lanes * narrow * plan.taps);
+    if (wanted.weights.data) clear(memory.sums, narrow * plan.taps, lanes, lanes);
     for (int64_t sample = 0; sample < plan.problem.batch; sample += plan.samples) {
       const int64_t some = least(plan.samples, plan.problem.batch - sample);
       each_piece(0, plan.channels, plan.chunk, [&](int64_t, int64_t first, int64_t end) {
-        run_pass({sample, some, first, end, plan.template rows_of<T>(sample, some, first, end, memory.packed),
+        T* packed = reinterpret_cast<T*>(memory.packed);
+        run_pass({sample, some, first, end, plan.template rows_of<T>(sample, some, first, end, packed),
                   rows_into(sample, some, first, memory), lanes_of(0, first)},
                  memory);
       });
@@ -120,22 +135,28 @@ struct DeformableGradient {
     if (wanted.weights.data) write_weights(memory.sums);
   }
 
-  void clear(float* memory, int64_t count) const {
-    constexpr int64_t PIECE = 1 << 14;
-    plan.parallel(ceil_div(count, PIECE), [&](int64_t piece) {
-      std::memset(memory + piece * PIECE, 0, least(PIECE, count - piece * PIECE) * sizeof(float));
+  // Some rows of memory, each as wide as it is told, to zeros.
+  void clear(float* memory, int64_t rows, int64_t step, int64_t width) const {
+    const int64_t piece = ceil_div(1 << 14, most(width, 1));
+    plan.parallel(ceil_div(rows, piece), [&](int64_t task) {
+      for (int64_t row = task * piece; row < least(rows, (task + 1) * piece); ++row)
+        std::memset(memory + row * step, 0, width * sizeof(float));
     });
   }
 
   // Where a pass adds to the input's gradient, all zeros.
   Rows<float> rows_into(int64_t sample, int64_t samples, int64_t first, const Memory& memory) const {
     if (!wanted.input.data) return {nullptr, 0, 0, 0};
-    const int64_t step = placed ? wanted.input.position : plan.packed_pitch();
-    float* into = memory.scattered;
-    if (placed) into = static_cast<float*>(wanted.input.data) + sample * wanted.input.batch;
-    const Rows<float> rows{into, placed ? wanted.input.batch : plan.in_positions * step, step, placed ? 0 : first};
-    clear(into, samples * plan.in_positions * step);
-    return rows;
+    if (!placed) {
+      const int64_t step = plan.packed_pitch();
+      clear(memory.scattered, samples * plan.in_positions, step, step);
+      return {memory.scattered, plan.in_positions * step, step, first};
+    }
+    float* into = static_cast<float*>(wanted.input.data) + sample * wanted.input.batch;
+    if (first == 0)
+      for (int64_t own = 0; own < samples; ++own)
+        clear(into + own * wanted.input.batch, plan.in_positions, wanted.input.position, plan.channels);
+    return {into, wanted.input.batch, wanted.input.position, 0};
   }
 
   void run_pass(const Pass& pass, const Memory& memory) const {
@@ -170,7 +191,7 @@ struct DeformableGradient {
   }
 
   // The output's gradient for the channels of a block.
-  const float* block_at(const Memory& memory, int64_t number) const {
+  float* block_at(const Memory& memory, int64_t number) const {
     return memory.outputs + number * wave_rows() * PITCH;
   }
 
@@ -197,9 +218,9 @@ struct DeformableGradient {
       place_taps(taps, call, stretch, group, 0);
       for (int64_t from = first; from < end; from += DEPTH) {
         const int64_t to = least(from + DEPTH, end);
-        if (wanted.offset.data || wanted.mask.data) {
+        if (moves()) {
           sample<true>(pass, stretch, row, taps, from, to, from == first, memory, dots);
-        } else {
+        } else if (wanted.weights.data) {
           sample<false>(pass, stretch, row, taps, from, to, false, memory, dots);
         }
       }
@@ -214,8 +235,7 @@ struct DeformableGradient {
     for (int64_t number = 0; number < blocks(); ++number) {
       const int64_t first = per_group > 1 ? number / per_group * narrow + number % per_group * DEPTH : number * size;
       const int64_t end = per_group > 1 ? (number / per_group + 1) * narrow : plan.outputs;
-      DeformablePlan::read_stretch<T>(const_cast<float*>(block_at(memory, number)) + row * PITCH, grad, stretch, first,
-                                      least(size, end - first));
+      read_stretch<T>(block_at(memory, number) + row * PITCH, PITCH, grad, stretch, first, least(size, end - first));
     }
   }
 
@@ -261,14 +281,14 @@ struct DeformableGradient {
         for (int corner = 0; corner < CORNERS; ++corner) weight[corner] = splat(taps.weight(corner, tap)[p]);
         each_vector(end - first, [&](int64_t c, int64_t some) {
           vec gradient = {}, total = {};
-          if constexpr (DOT) gradient = load_some(memory.gradients + at + c, some);
+          if constexpr (DOT) gradient = load_count(memory.gradients + at + c, some);
 #pragma GCC unroll 8
           for (int corner = 0; corner < CORNERS; ++corner) {
-            const vec value = load_some(corners[corner] + c, some);
+            const vec value = load_count(corners[corner] + c, some);
             total += weight[corner] * value;
             if constexpr (DOT) dot[corner] += gradient * value;
           }
-          store_some(memory.samples + at + c, total, some);
+          if (wanted.weights.data) store_count(memory.samples + at + c, total, some);
         });
         if constexpr (DOT) {
 #pragma GCC unroll 8
@@ -359,10 +379,10 @@ struct DeformableGradient {
 #pragma GCC unroll 8
             for (int corner = 0; corner < CORNERS; ++corner) weight[corner] = splat(taps.weight(corner, tap)[p]);
             each_vector(end - first, [&](int64_t c, int64_t some) {
-              const vec value = load_some(gradient + c, some);
+              const vec value = load_count(gradient + c, some);
 #pragma GCC unroll 8
               for (int corner = 0; corner < CORNERS; ++corner)
-                store_some(corners[corner] + c, load_some(corners[corner] + c, some) + weight[corner] * value, some);
+                store_count(corners[corner] + c, load_count(corners[corner] + c, some) + weight[corner] * value, some);
             });
           }
       });
@@ -376,7 +396,8 @@ struct DeformableGradient {
     return count;
   }
 
-  // sums[tap][output][channel] += Σ over positions of the output's gradient · samples, for one tap and panel.
+  // sums[tap][output][channel] += Σ over positions of the output's gradient · samples, for one tap and panel. Lanes
+  // behind a share's are summed too, of whatever lies there, and never read.
   void correlate(const Pass& pass, const Wave& now, int64_t task, const Memory& memory) const {
     const int64_t tap = task % plan.taps, wanted_panel = task / plan.taps;
     int64_t before = pass.lanes_before, panels = 0;
@@ -448,9 +469,9 @@ struct DeformableGradient {
     const int64_t pieces = ceil_div(plan.in_positions, POSITIONS), step = pass.into.pitch;
     plan.parallel(pass.samples * pieces, [&](int64_t task) {
       const int64_t begin = task % pieces * POSITIONS, local = task / pieces;
-      DeformablePlan::write_stretch<T>(pass.into.data + local * pass.into.batch + begin * step, step, wanted.input,
-                                       {pass.sample + local, begin, least(POSITIONS, plan.in_positions - begin)},
-                                       pass.first, pass.end - pass.first);
+      write_stretch<T>(pass.into.data + local * pass.into.batch + begin * step, step, wanted.input,
+                       {pass.sample + local, begin, least(POSITIONS, plan.in_positions - begin)}, pass.first,
+                       pass.end - pass.first);
     });
   }
 };

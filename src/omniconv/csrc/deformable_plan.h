@@ -17,8 +17,6 @@ namespace {
 constexpr int64_t PACKED_FLOATS = 1 << 18;  // that are packed at once in any case
 constexpr int64_t PACKED_SHARE = 10;        // or this part of what the call reads and writes
 
-inline int64_t whole_vectors(int64_t count) { return ceil_div(count, V) * V; }
-
 // Channels first … end - 1, all of one group of weights.
 struct Share {
   int64_t group, first, end;
@@ -43,12 +41,12 @@ struct DeformablePlan {
   int64_t per_offset;                         // channels of a group of offsets
   int64_t stretches;                          // of a sample
   bool direct, scattered;                     // direct: samples are taken from the tensor itself
-  int64_t chunk, chunks, samples;             // channels of a pass, passes, samples that are packed together
+  int64_t chunk, samples;                     // channels of a pass, samples that are packed together
   int64_t threads;
 
-  // many_passes: whether sums may be kept where results are, between passes. scattered: whether inputs have gradients
-  // that are summed where inputs are packed.
-  DeformablePlan(const Deformable& call_, const Host& host_, bool many_passes, bool scattered_)
+  // passes: whether sums may be kept where results are, between passes of at most most_chunk channels, of whole panels.
+  // scattered: whether inputs have gradients that are summed where inputs are packed.
+  DeformablePlan(const Deformable& call_, const Host& host_, bool passes, int64_t most_chunk, bool scattered_)
       : call(call_),
         problem(call_.problem),
         host(host_),
@@ -68,14 +66,16 @@ struct DeformablePlan {
     const int64_t sample = in_positions * whole_vectors(channels);
     const int64_t others = problem.batch * (in_positions * channels + out_positions * outputs) / PACKED_SHARE;
     const int64_t room = most(PACKED_FLOATS, others);
-    chunks = direct || !many_passes ? 1 : least(ceil_div(sample, room), ceil_div(channels, PANEL));
-    chunk = chunks > 1 ? ceil_div(ceil_div(channels, chunks), PANEL) * PANEL : channels;
-    chunks = ceil_div(channels, chunk);
+    const int64_t parts = direct && !scattered ? 1 : ceil_div(sample, room);
+    const int64_t fitting = most(least(most_chunk, parts > 1 ? channels / parts / PANEL * PANEL : channels), PANEL);
+    chunk = !passes || channels <= fitting ? channels : panels(ceil_div(channels, ceil_div(channels, fitting)));
     samples = direct && !scattered ? problem.batch
                                    : most(least(room / (in_positions * whole_vectors(chunk)), problem.batch), 1);
-    const int64_t products = problem.batch * out_positions * taps * channels * (problem.narrow / V + 1);
-    threads = threads_for(host, products / V);
+    const int64_t sampling = ceil_div(channels << call.dim, V), products = channels * ceil_div(problem.narrow, V);
+    threads = threads_for(host, problem.batch * out_positions * taps * (sampling + products));
   }
+
+  static int64_t panels(int64_t count) { return ceil_div(count, PANEL) * PANEL; }
 
   int64_t packed_pitch() const { return whole_vectors(chunk); }
   int64_t packed_rows() const { return direct ? 0 : samples * in_positions; }
@@ -110,71 +110,56 @@ struct DeformablePlan {
       const int64_t lanes = least(end - first - block * V, V), begin = piece * PIECE;
       int64_t at[V];
       for (int64_t lane = 0; lane < V; ++lane) at[lane] = (first + block * V + lane) * call.input.channel;
-      turn_channels(memory + sample * batch + begin * pitch + block * V, pitch,
-                    from + sample * call.input.batch + begin, at, least(in_positions - begin, PIECE), lanes);
+      pack_transposed(memory + sample * batch + begin * pitch + block * V, from + sample * call.input.batch + begin, at,
+                      least(in_positions - begin, PIECE), lanes, pitch);
     });
     return {memory, batch, pitch, first};
   }
+};
 
-  // to[p * pitch + lane] = from[at[lane] + p], zeros in lanes from `lanes` on.
-  template <class U, class T>
-  static void turn_channels(U* to, int64_t pitch, const T* from, const int64_t (&at)[V], int64_t count,
-                            int64_t lanes) {
-    for (int64_t p = 0; p < count; p += V) {
-      const int64_t some = least(count - p, V);
-      vec rows[V];
-#pragma GCC unroll 16
-      for (int lane = 0; lane < V; ++lane)
-        rows[lane] = lane < lanes ? load_some(from + at[lane] + p, some) : vec{};
-      transpose(rows);
-      for (int64_t i = 0; i < some; ++i) store_lanes(to + (p + i) * pitch, rows[i]);
-    }
-  }
+// Where channels first … of a stretch begin, and how far each of V channels from `c` on lies behind.
+template <class T>
+OMNICONV_INLINE T* stretch_at(const Planes& planes, const Stretch& stretch, int64_t first) {
+  return static_cast<T*>(planes.data) + stretch.sample * planes.batch + stretch.begin * planes.position +
+         first * planes.channel;
+}
 
-  // Numbers of channels first … first + count - 1 at each position of a stretch, in float32, PITCH apart.
-  template <class T>
-  static void read_stretch(float* to, const Planes& planes, const Stretch& stretch, int64_t first, int64_t count) {
-    const T* from = static_cast<const T*>(planes.data) + stretch.sample * planes.batch +
-                    stretch.begin * planes.position + first * planes.channel;
-    if (planes.channel == 1) {
-      for (int64_t p = 0; p < stretch.count; ++p)
-        each_vector(count, [&](int64_t c, int64_t some) {
-          store(to + p * PITCH + c, load_some(from + p * planes.position + c, some));
-        });
-      return;
-    }
-    for (int64_t c = 0; c < count; c += V) {
-      int64_t at[V];
-      for (int64_t lane = 0; lane < V; ++lane) at[lane] = (c + lane) * planes.channel;
-      turn_channels(to + c, PITCH, from, at, stretch.count, least(count - c, V));
-    }
-  }
-
-  // The way back: channels first … first + count - 1 from sums that lie `pitch` apart.
-  template <class T>
-  static void write_stretch(const float* sums, int64_t pitch, const Planes& planes, const Stretch& stretch,
-                            int64_t first, int64_t count) {
-    T* to = static_cast<T*>(planes.data) + stretch.sample * planes.batch + stretch.begin * planes.position +
-            first * planes.channel;
-    if (planes.channel == 1) {
-      for (int64_t p = 0; p < stretch.count; ++p)
-        each_vector(count, [&](int64_t c, int64_t some) {
-          store_some(to + p * planes.position + c, load(sums + p * pitch + c), some);
-        });
-      return;
-    }
-    for (int64_t c = 0; c < count; c += V)
-      for (int64_t p = 0; p < stretch.count; p += V) {
-        const int64_t some = least(stretch.count - p, V);
-        vec rows[V];
-#pragma GCC unroll 16
-        for (int i = 0; i < V; ++i) rows[i] = load(sums + (p + (i < some ? i : 0)) * pitch + c);
-        transpose(rows);
-        for (int64_t lane = 0; lane < least(count - c, V); ++lane)
-          store_some(to + (c + lane) * planes.channel + p, rows[lane], some);
-      }
+struct LaneAt {
+  int64_t of[V];
+  LaneAt(int64_t c, int64_t channel) {
+    for (int64_t lane = 0; lane < V; ++lane) of[lane] = (c + lane) * channel;
   }
 };
+
+// Channels first … first + count - 1 at each position of a stretch, in float32, rows of them `pitch` apart.
+template <class T>
+void read_stretch(float* to, int64_t pitch, const Planes& planes, const Stretch& stretch, int64_t first,
+                  int64_t count) {
+  const T* from = stretch_at<T>(planes, stretch, first);
+  each_vector(count, [&](int64_t c, int64_t some) {
+    if (planes.channel == 1) {
+      for (int64_t p = 0; p < stretch.count; ++p)
+        store(to + p * pitch + c, load_count(from + p * planes.position + c, some));
+    } else {
+      pack_transposed(to + c, from, LaneAt(c, planes.channel).of, stretch.count, some, pitch);
+    }
+  });
+}
+
+// The way back.
+template <class T>
+void write_stretch(const float* from, int64_t pitch, const Planes& planes, const Stretch& stretch, int64_t first,
+                   int64_t count) {
+  T* to = stretch_at<T>(planes, stretch, first);
+  each_vector(count, [&](int64_t c, int64_t some) {
+    if (planes.channel == 1) {
+      for (int64_t p = 0; p < stretch.count; ++p)
+        store_count(to + p * planes.position + c, load(from + p * pitch + c), some);
+    } else {
+      unpack_transposed(to, LaneAt(c, planes.channel).of, from + c, stretch.count, some, pitch);
+    }
+  });
+}
 
 // No more numbers of a row that is outside the input are read than this.
 template <class T>

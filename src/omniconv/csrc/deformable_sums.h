@@ -22,7 +22,7 @@ struct DeformableSums {
       : call(call_),
         output(output_),
         bias(static_cast<const T*>(bias_)),
-        plan(call_, host, sizeof(T) == sizeof(float), false),
+        plan(call_, host, sizeof(T) == sizeof(float), call_.problem.groups * call_.problem.wide, false),
         lanes(whole_vectors(plan.problem.narrow)),
         sums_pitch(plan.problem.groups * lanes),
         band(least(plan.chunk, DEPTH)) {
@@ -100,8 +100,8 @@ struct DeformableSums {
       }
     }
     for (int64_t group = 0; group < plan.problem.groups; ++group)
-      DeformablePlan::write_stretch<T>(sums + group * lanes, sums_pitch, output, stretch,
-                                       group * plan.problem.narrow, plan.problem.narrow);
+      write_stretch<T>(sums + group * lanes, sums_pitch, output, stretch, group * plan.problem.narrow,
+                       plan.problem.narrow);
   }
 
   // With the bias, or with what earlier passes have left.
@@ -110,29 +110,13 @@ struct DeformableSums {
     for (int64_t group = 0; group < plan.problem.groups; ++group) {
       float* own = sums + group * lanes;
       if (!fresh) {
-        read_sums(own, stretch, group * narrow);
+        read_stretch<float>(own, sums_pitch, output, stretch, group * narrow, narrow);
         continue;
       }
       each_vector(narrow, [&](int64_t o, int64_t some) {
-        const vec value = bias ? load_some(bias + group * narrow + o, some) : vec{};
+        const vec value = bias ? load_count(bias + group * narrow + o, some) : vec{};
         for (int64_t p = 0; p < stretch.count; ++p) store(own + p * sums_pitch + o, value);
       });
-    }
-  }
-
-  void read_sums(float* sums, const Stretch& stretch, int64_t first) const {
-    const float* from = static_cast<const float*>(output.data) + stretch.sample * output.batch +
-                        stretch.begin * output.position + first * output.channel;
-    for (int64_t o = 0; o < plan.problem.narrow; o += V) {
-      const int64_t own = least(plan.problem.narrow - o, V);
-      if (output.channel == 1) {
-        for (int64_t p = 0; p < stretch.count; ++p)
-          store(sums + p * sums_pitch + o, load_some(from + p * output.position + o, own));
-      } else {
-        int64_t at[V];
-        for (int64_t lane = 0; lane < V; ++lane) at[lane] = (o + lane) * output.channel;
-        DeformablePlan::turn_channels(sums + o, sums_pitch, from, at, stretch.count, own);
-      }
     }
   }
 
@@ -151,11 +135,11 @@ struct DeformableSums {
           for (int corner = 0; corner < 1 << D; ++corner) weight[corner] = splat(taps.weight(corner, tap)[p]);
           float* own = samples + p * PITCH + tap * (to - from) + first - from;
           each_vector(end - first, [&](int64_t c, int64_t some) {
-            vec total = weight[0] * load_some(corners[0] + c, some);
+            vec total = weight[0] * load_count(corners[0] + c, some);
 #pragma GCC unroll 8
             for (int corner = 1; corner < 1 << D; ++corner)
-              total += weight[corner] * load_some(corners[corner] + c, some);
-            store_some(own + c, total, some);
+              total += weight[corner] * load_count(corners[corner] + c, some);
+            store_count(own + c, total, some);
           });
         }
     });

@@ -12,9 +12,6 @@ namespace {
 constexpr int64_t POSITIONS = PRODUCT_ROWS * (56 / PRODUCT_ROWS);
 constexpr int64_t LANES = (POSITIONS + V - 1) / V * V;
 
-OMNICONV_INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
-OMNICONV_INLINE vec floats(ivec value) { return __builtin_convertvector(value, vec); }
-
 // `count` numbers of a plane, `step` apart, in float32; zeros behind them up to the next whole vector.
 template <class U>
 void read_numbers(float* to, const U* from, int64_t step, int64_t count) {
@@ -159,25 +156,6 @@ OMNICONV_INLINE void corner_rows(T* (&rows)[1 << D], const DeformedTaps<D>& taps
 #pragma GCC unroll 8
   for (int corner = 0; corner < 1 << D; ++corner)
     rows[corner] = inside >> corner & 1 ? from.data + at + jump[corner] : outside;
-}
-
-// Calls each(vector loads and stores of `channels` numbers) on whole vectors, and on what is left.
-template <class Each>
-OMNICONV_INLINE void each_vector(int64_t channels, const Each& each) {
-  int64_t c = 0;
-  for (; c + V <= channels; c += V) each(c, V);
-  if (c < channels) each(c, channels - c);
-}
-
-OMNICONV_INLINE vec load_some(const float* from, int64_t count) {
-  return count == V ? load(from) : load_first(from, count);
-}
-OMNICONV_INLINE vec load_some(const bf16* from, int64_t count) {
-  return count == V ? load(from) : load_first(from, count);
-}
-template <class T>
-OMNICONV_INLINE void store_some(T* to, vec value, int64_t count) {
-  count == V ? store(to, value) : store_first(to, value, count);
 }
 
 }  // namespace

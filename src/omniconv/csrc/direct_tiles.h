@@ -71,7 +71,7 @@ void turn_square(const TurnedTile<T>& tile, const Turns& turns, int64_t at, T* o
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c)
-          store_lanes(out + lane + r * tile.out_row + c * tile.out_column, sum[r][c] + bias);
+        store_lanes(out + lane + r * tile.out_row + c * tile.out_column, sum[r][c] + bias);
   }
 }
 

@@ -20,7 +20,6 @@ namespace planar {
 constexpr int64_t MOST_STRAND = V == 16 ? 8 : 4;
 
 inline int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-inline int64_t whole_vectors(int64_t count) { return ceil_div(count, V) * V; }
 
 // The columns: outputs of one phase are a vector's lanes, and each tap of the phase adds an offset to their inputs.
 // A gathering kernel's stride deals the inputs to several packed rows, so that those of neighbouring lanes are

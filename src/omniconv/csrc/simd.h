@@ -34,6 +34,8 @@ constexpr int MAX_TILE = 14;
 constexpr int MAX_TILE = 10;
 #endif
 
+inline int64_t whole_vectors(int64_t count) { return (count + V - 1) / V * V; }
+
 typedef float vec __attribute__((vector_size(V * 4)));
 typedef int32_t ivec __attribute__((vector_size(V * 4)));
 typedef uint32_t uvec __attribute__((vector_size(V * 4)));
@@ -157,6 +159,28 @@ OMNICONV_INLINE void store_first(bf16* to, vec value, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) narrow(to + lane, value[lane]);
 #endif
 }
+
+// The first `count` lanes of up to V.
+template <class T>
+OMNICONV_INLINE vec load_count(const T* from, int64_t count) {
+  return count == V ? load(from) : load_first(from, count);
+}
+
+template <class T>
+OMNICONV_INLINE void store_count(T* to, vec value, int64_t count) {
+  count == V ? store(to, value) : store_first(to, value, count);
+}
+
+// Calls each(first, count) for the vectors of `count` numbers, the last of which may be shorter.
+template <class Each>
+OMNICONV_INLINE void each_vector(int64_t count, const Each& each) {
+  int64_t first = 0;
+  for (; first + V <= count; first += V) each(first, int64_t(V));
+  if (first < count) each(first, count - first);
+}
+
+OMNICONV_INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+OMNICONV_INLINE vec floats(ivec value) { return __builtin_convertvector(value, vec); }
 
 // Keeps a loaded vector in a register: the compiler would rather load it again for each use, and loads are scarce.
 OMNICONV_INLINE void keep(vec& value) {

@@ -10,12 +10,12 @@ namespace {
 
 struct DeformableCall : Call {
   Deformable deformable;
-  Tensor from, moved, masked;  // input, offset and mask as kernels read them
+  MaybeTensor from, moved, masked;  // input, offset and mask as kernels read them
   int64_t offset_sizes[5], mask_sizes[5];
 
   DeformableCall(const Tensor& input_, const Tensor& offset, const Tensor& weight_, const MaybeTensor& bias,
                  const MaybeTensor& mask, const Numbers& numbers)
-      : Call(input_, weight_, 2), from(even(input_)), moved(even(offset)), masked(even(mask ? *mask : offset)) {
+      : Call(input_, weight_, 2) {
     Reader reader{numbers};
     const int64_t *stride = reader.list(axes()), *padding = reader.list(2 * axes()), *dilation = reader.list(axes());
     const int64_t groups = reader.number(), shared = reader.number(), channels = weight.sizes[0];
@@ -39,11 +39,13 @@ struct DeformableCall : Call {
     mask_sizes[1] = taps;
     expect("offset", offset, offset_sizes);
     if (mask) expect("mask", *mask, mask_sizes);
-    deformable = {bound.problem, axes(), shared, planes(from), planes(moved), {}, bound.weights};
-    if (mask) deformable.mask = planes(masked);
+    from = even(input_);
+    moved = even(offset);
+    deformable = {bound.problem, axes(), shared, planes(*from), planes(*moved), {}, bound.weights};
+    if (mask) deformable.mask = planes(*(masked = even(*mask)));
   }
 
-  // Of a type of its own: where the input is bfloat16, positions may be exact.
+  // Of the input's type, or float32: beside an input of bfloat16 positions may be exact.
   void expect(const char* name, const Tensor& tensor, const int64_t* sizes) const {
     const Seen seen = check(name, tensor, input.dim);
     STD_TORCH_CHECK(seen.dtype == input.dtype || seen.type() == Type::float32, "`", name,
