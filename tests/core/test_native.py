@@ -106,9 +106,12 @@ def test_memory_does_not_grow(case):
                 native.raw(*tensors, flat[:-1])
 
     calls(4_000)
-    before = resident()
-    calls(80_000)
-    assert resident() - before < 2**20
+    grown = []
+    while not grown or (grown[-1] >= 2**20 and len(grown) < 3):  # an allocator settles, a leak goes on
+        before = resident()
+        calls(80_000)
+        grown.append(resident() - before)
+    assert grown[-1] < 2**20, grown
 
 
 @each(first_of_each_kernel(CHOSEN))
