@@ -38,6 +38,7 @@ SHARES = (
     Target("small groups", 0.45, 0.40),  # 4 to 8 channels a group
     Target("spatially separable depthwise", 0.40, 0.30),
     Target("lightweight 1-D", 0.50, 0.35),  # K 3 to 31
+    Target("deformable 2-D", 0.55, 0.25),
 )
 # The roofline of less work says little: a call takes a few microseconds whatever it computes.
 LEAST_BOUND_MS = 0.03

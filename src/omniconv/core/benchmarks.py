@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .problem import ConvProblem
 
@@ -34,11 +35,27 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class Node:
+    """An operator of ONNX that computes a problem by itself: tensor arguments in its order, "" where one is absent."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    numbers: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Benchmarks:
-    """The named problems of a family, and the ordinary convolutions that compute any of its problems; () for none."""
+    """The named problems of a family, and how others compute any of its problems.
+
+    Attributes:
+        problems: those that are timed.
+        plain: the ordinary convolutions, in sequence; () for none.
+        node: the operator of ONNX, where ordinary convolutions are none; None where there is no such operator.
+    """
 
     problems: Problems = field(default_factory=dict)
     plain: Callable[[ConvProblem], tuple[Plain, ...]] = field(default=lambda problem: ())
+    node: Callable[[ConvProblem], Node | None] = field(default=lambda problem: None)
 
 
 def itself(problem: ConvProblem) -> tuple[Plain, ...]:

@@ -10,6 +10,7 @@ from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.numbers import integer, must_divide
 from omniconv.core.problem import ConvProblem
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import cost, tensors
 from .outside import OUTSIDE
@@ -91,6 +92,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=(
         "DeformConv1d",
         "DeformConv2d",

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A problem as an ONNX graph of one input, its weights constant: what inference engines are given."""
+"""A problem as an ONNX graph, its weights constant: what inference engines are given."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
+from torch import Tensor
 
 from omniconv.analysis.benchmark.operands import Operands
 from omniconv.analysis.benchmark.peers.plain import steps_of, weight_of
@@ -16,25 +17,48 @@ from omniconv.core.problem import ConvProblem
 OPSET = 22
 
 
+def fed(benchmark: Benchmark, operands: Operands) -> dict[str, Tensor]:
+    """What changes from call to call, by name: the inputs of the graph."""
+    names, batched = benchmark.family.tensor_names, benchmark.family.batched
+    pairs = zip(names, operands.tensors, strict=True)
+    return {name: tensor for name, tensor in pairs if tensor is not None and name in batched}
+
+
 def graph_of(benchmark: Benchmark, operands: Operands) -> ModelProto:
-    """The graph from ``x`` to ``y``, in float32, channels first."""
-    problem = benchmark.problem
-    steps = steps_of(problem)
+    """The graph from what is fed to ``y``, in float32, channels first."""
     given: dict[str, Any] = dict(zip(benchmark.family.tensor_names, operands.tensors, strict=True))
-    nodes, constants, name = [], [], "x"
-    for at, step in enumerate(steps):
-        weights = {f"w{at}": weight_of(step, given)} | ({f"b{at}": given[step.bias]} if step.bias else {})
-        constants += [numpy_helper.from_array(t.detach().contiguous().numpy(), key) for key, t in weights.items()]
-        output = "y" if at == len(steps) - 1 else f"x{at + 1}"
-        nodes.append(_node(step.problem, [name, *weights], output))
-        name = output
-    x = (problem.batch, problem.in_channels, *(problem.in_size or ()))
-    y = (problem.batch, problem.out_channels, *problem.out_size)
-    ends = [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in (("x", x), ("y", y))]
-    graph = helper.make_graph(nodes, "problem", ends[:1], ends[1:], constants)
+    node = benchmark.family.benchmarks.node(benchmark.problem)
+    if node is not None:
+        constants = {name: given[name] for name in node.inputs if name and name not in benchmark.family.batched}
+        nodes = [helper.make_node(node.operator, node.inputs, ["y"], **node.numbers)]
+    else:
+        nodes, constants = _convolutions(benchmark.problem, given)
+    inputs = [_info(name, tensor.shape) for name, tensor in fed(benchmark, operands).items()]
+    output = _info("y", (benchmark.problem.batch, benchmark.problem.out_channels, *benchmark.problem.out_size))
+    kept = [numpy_helper.from_array(t.detach().contiguous().numpy(), name) for name, t in constants.items()]
+    graph = helper.make_graph(nodes, "problem", inputs, [output], kept)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     checker.check_model(model)
     return model
+
+
+def _info(name: str, shape: Any) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, tuple(shape))
+
+
+def _convolutions(problem: ConvProblem, given: dict[str, Any]) -> tuple[list[NodeProto], dict[str, Tensor]]:
+    """The ordinary convolutions from ``input`` to ``y``, and their weights."""
+    steps = steps_of(problem)
+    nodes: list[NodeProto] = []
+    constants: dict[str, Tensor] = {}
+    name = "input"
+    for at, step in enumerate(steps):
+        weights = {f"w{at}": weight_of(step, given)} | ({f"b{at}": given[step.bias]} if step.bias else {})
+        constants |= weights
+        output = "y" if at == len(steps) - 1 else f"x{at + 1}"
+        nodes.append(_node(step.problem, [name, *weights], output))
+        name = output
+    return nodes, constants
 
 
 def _node(problem: ConvProblem, inputs: list[str], output: str) -> NodeProto:

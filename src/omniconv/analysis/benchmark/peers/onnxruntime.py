@@ -8,7 +8,7 @@ import torch
 
 from omniconv.analysis.benchmark.operands import Operands
 from omniconv.analysis.benchmark.peers import Call
-from omniconv.analysis.benchmark.peers.onnx_graph import graph_of
+from omniconv.analysis.benchmark.peers.onnx_graph import fed, graph_of
 from omniconv.analysis.benchmark.problems import Benchmark
 
 
@@ -18,5 +18,5 @@ def prepare(benchmark: Benchmark, operands: Operands, threads: int) -> Call:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     graph = graph_of(benchmark, operands).SerializeToString()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    feed = {"x": operands.leaves[0].numpy()}
+    feed = {name: tensor.numpy() for name, tensor in fed(benchmark, operands).items()}
     return Call(lambda: session.run(None, feed), lambda outputs: (torch.from_numpy(outputs[0]),))
