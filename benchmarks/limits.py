@@ -77,8 +77,8 @@ def measured(benchmark: Benchmark, seconds: float, *, rt: bool) -> Measured:
 
 def kernels_of(plan: Plan, tensors: tuple[Any, ...], gradient: torch.Tensor | None) -> Call:
     """The compiled operators of a problem: forward, and where there is a gradient, backward with all gradients."""
-    native: Any = plan._native  # noqa: SLF001  # no public call leaves out autograd
-    flat = plan._flat  # noqa: SLF001
+    native: Any = plan._native  # noqa: SLF001  # no public call leaves out autograd, nor takes
+    flat = plan._flat  # noqa: SLF001  # the numbers that such a call needs
     given = [None if tensor is None else tensor.detach() for tensor in tensors]
     if gradient is None:
         return lambda: native.call(*given, flat)
