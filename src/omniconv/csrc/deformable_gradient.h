@@ -84,13 +84,22 @@ struct DeformableGradient {
   int64_t blocks() const { return ceil_div(plan.problem.groups, groups_a_block) * per_group; }
   int64_t wave_rows() const { return wave * POSITIONS; }
 
-  // Of the shares of channels first … end - 1, which begin and end with passes.
-  int64_t lanes_of(int64_t first, int64_t end) const {
-    int64_t sum = 0;
+  // Calls each(share, its lanes, those before it) for the shares of channels first … end - 1, which begin and end
+  // with passes; returns the lanes before `end`.
+  template <class Each>
+  int64_t each_laid(int64_t first, int64_t end, int64_t before, const Each& each) const {
     each_piece(first, end, plan.chunk, [&](int64_t, int64_t a, int64_t b) {
-      plan.each_share(a, b, [&](const Share& share) { sum += whole_vectors(share.end - share.first); });
+      plan.each_share(a, b, [&](const Share& share) {
+        const int64_t own = whole_vectors(share.end - share.first);
+        each(share, own, before);
+        before += own;
+      });
     });
-    return sum;
+    return before;
+  }
+
+  int64_t lanes_of(int64_t first, int64_t end) const {
+    return each_laid(first, end, 0, [](const Share&, int64_t, int64_t) {});
   }
 
   // Floats of each piece of memory.
@@ -243,9 +252,7 @@ struct DeformableGradient {
   // written too, before what belongs there.
   void multiply_back(const Pass& pass, const Stretch& stretch, int64_t row, const Memory& memory) const {
     for (int64_t tap = 0; tap < plan.taps; ++tap) {
-      int64_t before = pass.lanes_before;
-      plan.each_share(pass.first, pass.end, [&](const Share& share) {
-        const int64_t own = whole_vectors(share.end - share.first);
+      each_laid(pass.first, pass.end, pass.lanes_before, [&](const Share& share, int64_t own, int64_t before) {
         float* to = memory.gradients + row * pitch + tap * (pass.end - pass.first) + share.first - pass.first;
         for (int64_t panel = 0; panel < own; panel += PANEL) {
           const int64_t width = least(PANEL, own - panel);
@@ -257,7 +264,6 @@ struct DeformableGradient {
             multiply<false>(product, stretch.count, width);
           });
         }
-        before += own;
       });
     }
   }
@@ -400,9 +406,9 @@ struct DeformableGradient {
   // behind a share's are summed too, of whatever lies there, and never read.
   void correlate(const Pass& pass, const Wave& now, int64_t task, const Memory& memory) const {
     const int64_t tap = task % plan.taps, wanted_panel = task / plan.taps;
-    int64_t before = pass.lanes_before, panels = 0;
-    plan.each_share(pass.first, pass.end, [&](const Share& share) {
-      const int64_t own = whole_vectors(share.end - share.first), panel = (wanted_panel - panels) * PANEL;
+    int64_t panels = 0;
+    each_laid(pass.first, pass.end, pass.lanes_before, [&](const Share& share, int64_t own, int64_t before) {
+      const int64_t panel = (wanted_panel - panels) * PANEL;
       if (panel >= 0 && panel < own) {
         const float* samples = memory.samples + tap * (pass.end - pass.first) + share.first - pass.first + panel;
         float* sums = memory.sums + (before * plan.taps + tap * own) * narrow + panel;
@@ -411,7 +417,6 @@ struct DeformableGradient {
           multiply<true>(product, count, least(PANEL, own - panel));
         });
       }
-      before += own;
       panels += ceil_div(own, PANEL);
     });
   }
@@ -419,49 +424,40 @@ struct DeformableGradient {
   // Of each share, in panels of a vector or two: [tap][output][channel].
   void pack_weights(float* packed) const {
     const Weights& from = call.weights;
-    const int64_t wide = plan.problem.wide;
     plan.parallel(narrow, [&](int64_t output) {
-      int64_t before = 0;
-      each_piece(0, plan.channels, plan.chunk, [&](int64_t, int64_t pass_first, int64_t pass_end) {
-        plan.each_share(pass_first, pass_end, [&](const Share& share) {
-          const int64_t own = whole_vectors(share.end - share.first);
-          for (int64_t c = 0; c < own; c += V) {
-            const int64_t panel = c / PANEL * PANEL, width = least(PANEL, own - panel);
-            const T* filter = static_cast<const T*>(from.data) + from.head(share.group) * from.group +
-                              output * from.narrow + (share.first + c - share.group * wide) * from.wide;
-            int64_t at[V];
-            for (int64_t lane = 0; lane < V; ++lane) at[lane] = lane * from.wide;
-            for (int64_t tap = 0; tap < plan.taps; tap += V) {
-              alignas(64) float turned[V * V];
-              const int64_t some = least(V, plan.taps - tap);
-              pack_transposed(turned, filter + tap, at, some, least(V, share.end - share.first - c));
-              for (int64_t t = 0; t < some; ++t)
-                store(packed + ((before + panel) * plan.taps + (tap + t) * width) * narrow + output * width + c - panel,
-                      load(turned + t * V));
-            }
+      each_laid(0, plan.channels, 0, [&](const Share& share, int64_t own, int64_t before) {
+        for (int64_t c = 0; c < own; c += V) {
+          const int64_t panel = c / PANEL * PANEL, width = least(PANEL, own - panel);
+          const T* filter = static_cast<const T*>(from.data) + filter_at(from, share, output, share.first + c);
+          for (int64_t tap = 0; tap < plan.taps; tap += V) {
+            alignas(64) float turned[V * V];
+            const int64_t some = least(V, plan.taps - tap);
+            pack_transposed(turned, filter + tap, LaneAt(0, from.wide).of, some, least(V, share.end - share.first - c));
+            for (int64_t t = 0; t < some; ++t)
+              store(packed + ((before + panel) * plan.taps + (tap + t) * width) * narrow + output * width + c - panel,
+                    load(turned + t * V));
           }
-          before += own;
-        });
+        }
       });
     });
   }
 
   void write_weights(const float* sums) const {
     const Weights& to = wanted.weights;
-    const int64_t wide = plan.problem.wide;
     plan.parallel(narrow, [&](int64_t output) {
-      int64_t before = 0;
-      each_piece(0, plan.channels, plan.chunk, [&](int64_t, int64_t pass_first, int64_t pass_end) {
-        plan.each_share(pass_first, pass_end, [&](const Share& share) {
-          const int64_t own = whole_vectors(share.end - share.first);
-          for (int64_t c = share.first; c < share.end; ++c)
-            for (int64_t tap = 0; tap < plan.taps; ++tap)
-              to.set(to.head(share.group) * to.group + output * to.narrow + (c - share.group * wide) * to.wide + tap,
-                     sums[(before * plan.taps + tap * own) * narrow + output * own + c - share.first]);
-          before += own;
-        });
+      each_laid(0, plan.channels, 0, [&](const Share& share, int64_t own, int64_t before) {
+        for (int64_t c = share.first; c < share.end; ++c)
+          for (int64_t tap = 0; tap < plan.taps; ++tap)
+            to.set(filter_at(to, share, output, c) + tap,
+                   sums[(before * plan.taps + tap * own) * narrow + output * own + c - share.first]);
       });
     });
+  }
+
+  // The first tap of an output of a share's group and of one channel.
+  int64_t filter_at(const Weights& weights, const Share& share, int64_t output, int64_t channel) const {
+    return weights.head(share.group) * weights.group + output * weights.narrow +
+           (channel - share.group * plan.problem.wide) * weights.wide;
   }
 
   // From rows of a pass to the input's gradient.

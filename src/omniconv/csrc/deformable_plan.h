@@ -32,6 +32,14 @@ void each_piece(int64_t first, int64_t end, int64_t size, const Each& each) {
   }
 }
 
+// How far each of V channels lies from the one with number 0.
+struct LaneAt {
+  int64_t of[V];
+  LaneAt(int64_t first, int64_t channel) {
+    for (int64_t lane = 0; lane < V; ++lane) of[lane] = (first + lane) * channel;
+  }
+};
+
 struct DeformablePlan {
   const Deformable& call;
   const Problem& problem;
@@ -108,28 +116,20 @@ struct DeformablePlan {
     parallel(count * blocks * pieces, [&](int64_t task) {
       const int64_t block = task % blocks, piece = task / blocks % pieces, sample = task / blocks / pieces;
       const int64_t lanes = least(end - first - block * V, V), begin = piece * PIECE;
-      int64_t at[V];
-      for (int64_t lane = 0; lane < V; ++lane) at[lane] = (first + block * V + lane) * call.input.channel;
-      pack_transposed(memory + sample * batch + begin * pitch + block * V, from + sample * call.input.batch + begin, at,
-                      least(in_positions - begin, PIECE), lanes, pitch);
+      pack_transposed(memory + sample * batch + begin * pitch + block * V, from + sample * call.input.batch + begin,
+                      LaneAt(first + block * V, call.input.channel).of, least(in_positions - begin, PIECE), lanes,
+                      pitch);
     });
     return {memory, batch, pitch, first};
   }
 };
 
-// Where channels first … of a stretch begin, and how far each of V channels from `c` on lies behind.
+// Where the channels of a stretch begin, from `first` on.
 template <class T>
 OMNICONV_INLINE T* stretch_at(const Planes& planes, const Stretch& stretch, int64_t first) {
   return static_cast<T*>(planes.data) + stretch.sample * planes.batch + stretch.begin * planes.position +
          first * planes.channel;
 }
-
-struct LaneAt {
-  int64_t of[V];
-  LaneAt(int64_t c, int64_t channel) {
-    for (int64_t lane = 0; lane < V; ++lane) of[lane] = (c + lane) * channel;
-  }
-};
 
 // Channels first … first + count - 1 at each position of a stretch, in float32, rows of them `pitch` apart.
 template <class T>

@@ -63,8 +63,7 @@ struct DeformableSums {
       const int64_t group = task / (lanes / V), output_ = task % (lanes / V) * V, wide = plan.problem.wide;
       const int64_t panel = output_ / PANEL * PANEL, width = least(PANEL, lanes - panel);
       const int64_t own = least(V, plan.problem.narrow - output_);
-      int64_t at[V];
-      for (int64_t lane = 0; lane < V; ++lane) at[lane] = lane * from.narrow;
+      const LaneAt at(0, from.narrow);
       each_piece(group * wide, (group + 1) * wide, plan.chunk, [&](int64_t, int64_t first, int64_t end) {
         float* to = share_at(weights, first) + panel * (end - first) * plan.taps + output_ - panel;
         for (int64_t channel = first; channel < end; ++channel)
@@ -73,7 +72,7 @@ struct DeformableSums {
             const int64_t some = least(V, plan.taps - tap);
             const T* filter = static_cast<const T*>(from.data) + from.head(group) * from.group +
                               output_ * from.narrow + (channel - group * wide) * from.wide + tap;
-            pack_transposed(turned, filter, at, some, own);
+            pack_transposed(turned, filter, at.of, some, own);
             for (int64_t t = 0; t < some; ++t)
               store(to + ((tap + t) * (end - first) + channel - first) * width, load(turned + t * V));
           }

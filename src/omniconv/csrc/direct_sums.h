@@ -23,7 +23,10 @@ struct DirectSums : SumsCall<T> {
   using Call = SumsCall<T>;
   using Call::problem, Call::input, Call::output, Call::bias, Call::host;
 
+  static constexpr T NO_BIAS[V] = {};
+
   Channels channels;
+  bool tall;  // whether tasks consist of tiles
   int64_t columns, phases, chunks, chunk, group;
   TapWeights<WAY> weights;
   ivec circle;
@@ -50,11 +53,11 @@ struct DirectSums : SumsCall<T> {
   explicit DirectSums(const Call& call)
       : Call(call),
         channels(channels_of<WAY>(problem)),
+        tall(tiled(problem)),
         columns(outputs_of<WAY>(problem.axis[2])),
         phases(least(period_of<WAY>(problem.axis[2]), columns)),
         weights(problem, channels, call.weights, phases) {
     for (int64_t lane = 0; lane < V; ++lane) circle[lane] = int32_t(channels.before(lane, 1));
-    const bool tall = tiled(problem);
     const int64_t rows = outputs_of<WAY>(problem.axis[0]) * outputs_of<WAY>(problem.axis[1]);
     const int64_t units = tall ? ceil_div(rows, TILE_ROWS) : rows;
     chunk = rows > 1 ? columns : least(columns, ceil_div(DIRECT_TILES * MAX_TILE, phases) * phases);
@@ -94,7 +97,6 @@ struct DirectSums : SumsCall<T> {
     for (int64_t block = 0; block < channels.blocks(); ++block) weights.pack(block, packed + block * weights.floats);
 
     Task task;
-    const bool tall = tiled(problem);
     while (dealer.deal(task))
       for (int64_t block = 0; block < channels.blocks(); block += group) {
         if (tall) {
@@ -111,7 +113,6 @@ struct DirectSums : SumsCall<T> {
   // As sum_task, of a task whose rows are tiles.
   void sum_tiles(const Task& task, int64_t first, const float* packed) const {
     if constexpr (HAS_TILES) {
-      static constexpr T NO_BIAS[V] = {};
       const Axis &rows = problem.axis[1], &axis = problem.axis[2];
       const int64_t begin = task.chunk * chunk, end = least(begin + chunk, columns);
       const bool flipped = WAY == Way::SCATTER;
@@ -182,7 +183,6 @@ struct DirectSums : SumsCall<T> {
 
   // Outputs 0 … count - 1 of a phase.
   void sum(const Steps& steps, const TapRowOf<T>* rows, int64_t found, int64_t first, T* to, int64_t count) const {
-    static constexpr T NO_BIAS[V] = {};
     const int64_t column = most(input.axis[2], 1), blocks = least(group, channels.blocks() - first);
     const WalkOf<T> walk{rows,
                          steps.taps ? found : 0,

@@ -128,7 +128,8 @@ struct FlatSums : SumsCall<T> {
   using Call = SumsCall<T>;
   using Call::problem, Call::input, Call::output, Call::weights, Call::bias, Call::host;
 
-  int64_t outputs, variants;  // channels of a group
+  int64_t outputs, variants;               // channels of a group
+  int64_t channel_weight, variant_weight;  // from the weights of one of them to those of the next
   int64_t width, size;        // of a row, and of a plane of outputs
   int64_t vectors, tiles;     // of a plane
   PlaneSplit cut;             // whose rows are tiles
@@ -150,6 +151,8 @@ struct FlatSums : SumsCall<T> {
       : Call(call),
         outputs(WAY == Way::GATHER ? problem.narrow : problem.wide),
         variants(WAY == Way::GATHER ? problem.wide : problem.narrow),
+        channel_weight(WAY == Way::GATHER ? weights.narrow : weights.wide),
+        variant_weight(WAY == Way::GATHER ? weights.wide : weights.narrow),
         width(problem.axis[2].wide),
         size(outputs_of<WAY>(problem.axis[1]) * width),
         vectors(ceil_div(size, V)),
@@ -199,9 +202,8 @@ struct FlatSums : SumsCall<T> {
       planes.highest = most(planes.first, last);
       planes.inside = inside;
       planes.inside_pitch = whole.inside_pitch();
-      const Weights& weights = whole.weights;
-      planes.channel_weight = WAY == Way::GATHER ? weights.narrow : weights.wide;
-      planes.variant_weight = WAY == Way::GATHER ? weights.wide : weights.narrow;
+      planes.channel_weight = whole.packs_weights() ? whole.variants * whole.taps() : whole.channel_weight;
+      planes.variant_weight = whole.packs_weights() ? whole.taps() : whole.variant_weight;
       if constexpr (HAS_FLAT) list_inside();
     }
 
@@ -259,15 +261,11 @@ struct FlatSums : SumsCall<T> {
         return;
       }
       float* to = packed;
-      const int64_t channel_weight = WAY == Way::GATHER ? weights.narrow : weights.wide;
-      const int64_t variant_weight = WAY == Way::GATHER ? weights.wide : weights.narrow;
       for (int64_t channel = 0; channel < whole.outputs; ++channel)
         for (int64_t variant = 0; variant < whole.variants; ++variant)
           for (int64_t tap = 0; tap < whole.taps(); ++tap)
-            *to++ = weights.at(from + channel * channel_weight + variant * variant_weight + tap);
+            *to++ = weights.at(from + channel * whole.channel_weight + variant * whole.variant_weight + tap);
       own_weights = packed;
-      planes.variant_weight = whole.taps();
-      planes.channel_weight = whole.variants * whole.taps();
     }
 
     void sum_tiles(int64_t first, int64_t end, T* to) const {

@@ -55,12 +55,12 @@ OMNICONV_INLINE vec complete(vec whole, const vec (&before)[A], const vec (&part
 
 // A row of inputs seen from one of its columns on, with zeros outside.
 template <class T>
-struct Stretch {
+struct LyingRow {
   const T* row;
   int64_t first, inside;  // the column that is seen first, and columns of the row
   uint64_t whole;         // vectors that begin at a column below lie inside
 
-  Stretch(const T* row, int64_t first, int64_t inside)
+  LyingRow(const T* row, int64_t first, int64_t inside)
       : row(row), first(first), inside(inside), whole(uint64_t(most(inside - V + 1, 0))) {}
 
   OMNICONV_INLINE vec at(int64_t v) const {
@@ -72,10 +72,10 @@ struct Stretch {
 
 // out[p] = start + Σ over k < K of weights[k] · input[p + k], for p < count.
 template <class T, int K>
-__attribute__((noinline)) void stream(const Stretch<T>& given, const float* weights, float start, T* out,
+__attribute__((noinline)) void stream(const LyingRow<T>& given, const float* weights, float start, T* out,
                                       int64_t count) {
   constexpr int A = runs_of(K), B = run_of(K), F = (K + V - 1) / V;
-  const Stretch<T> input = given;
+  const LyingRow<T> input = given;
   const int64_t vectors = ceil_div(count, V);
   vec places[F][B];  // inputs of the vectors at hand, shifted
   vec before[A] = {};
@@ -116,7 +116,7 @@ __attribute__((noinline)) void stream(const Stretch<T>& given, const float* weig
 }
 
 template <class T>
-using StreamFunction = void (*)(const Stretch<T>&, const float* weights, float start, T* out, int64_t count);
+using StreamFunction = void (*)(const LyingRow<T>&, const float* weights, float start, T* out, int64_t count);
 
 template <class T, int K = MOST_STREAMED>
 inline StreamFunction<T> stream_of(int64_t taps) {

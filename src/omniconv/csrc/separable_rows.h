@@ -310,6 +310,33 @@ struct Passes {
   }
 };
 
+// What the kernels of both passes are told. Its weights refer to its passes, so it stays where it was made.
+template <class T, Lane LANE>
+struct SeparableCall {
+  const Problem& problem;
+  const View& input;
+  const View& output;
+  const T* bias;  // or null
+  const Host& host;
+
+  Passes passes;
+  Channels channels;
+  PassWeights<LANE, Way::GATHER> column_weights, row_weights;
+
+  SeparableCall(const Problem& problem, const View& input, const View& output, const Weights& column,
+                const Weights& row, const void* bias, const Host& host)
+      : problem(problem),
+        input(input),
+        output(output),
+        bias(static_cast<const T*>(bias)),
+        host(host),
+        passes(problem),
+        channels{problem.groups, 1, 1},
+        column_weights(passes.columns, channels, column),
+        row_weights(passes.rows, channels, row) {}
+  SeparableCall(const SeparableCall&) = delete;
+};
+
 // Whether rows lie so in memory, and are so wide, that lanes should be columns.
 inline bool columns_suit(const Problem& problem, const View& wide, const View& narrow) {
   const int64_t columns = problem.axis[2].narrow;

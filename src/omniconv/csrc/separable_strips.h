@@ -75,21 +75,16 @@ template <class T>
 constexpr StripFunctions<T> STRIPS = strip_functions<T>();
 
 template <class T>
-struct SeparableStrips {
+struct SeparableStrips : SeparableCall<T, Lane::CHANNELS> {
   static constexpr Lane LANE = Lane::CHANNELS;
   static constexpr int64_t TASKS = 16;
   // Fewer taps are sums soon done, and wait for memory: rows had better be read from end to end.
   static constexpr int64_t LEAST_TAPS = 5;
 
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const T* bias;
-  const Host& host;
+  using Call = SeparableCall<T, LANE>;
+  using Call::problem, Call::input, Call::output, Call::bias, Call::host;
+  using Call::passes, Call::channels, Call::column_weights, Call::row_weights;
 
-  Passes passes;
-  Channels channels;
-  PassWeights<LANE, Way::GATHER> column_weights, row_weights;
   EvenParts strips;
   int64_t slots, band;
   Split split;
@@ -101,18 +96,8 @@ struct SeparableStrips {
            (along.narrow <= MOST_WINDOW || down.taps + along.taps >= 2 * LEAST_TAPS);
   }
 
-  SeparableStrips(const Problem& problem, const View& input, const View& output, const Weights& column,
-                  const Weights& row, const void* bias, const Host& host)
-      : problem(problem),
-        input(input),
-        output(output),
-        bias(static_cast<const T*>(bias)),
-        host(host),
-        passes(problem),
-        channels{problem.groups, 1, 1},
-        column_weights(passes.columns, channels, column),
-        row_weights(passes.rows, channels, row),
-        strips(passes.along.narrow) {
+  template <class... Given>
+  explicit SeparableStrips(const Given&... given) : Call(given...), strips(passes.along.narrow) {
     const Axis &down = passes.down, &along = passes.along;
     slots = least(MOST_WINDOW, down.narrow) + down.taps - 1;
     const int64_t tasks = most(channels.blocks() * problem.batch * strips.parts, 1);

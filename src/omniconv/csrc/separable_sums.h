@@ -9,36 +9,21 @@ namespace omniconv {
 namespace {
 
 template <class T, Lane LANE>
-struct SeparableSums {
+struct SeparableSums : SeparableCall<T, LANE> {
   using Own = Lay<LANE>;
+  using Call = SeparableCall<T, LANE>;
+  using Call::problem, Call::input, Call::output, Call::bias, Call::host;
+  using Call::passes, Call::channels, Call::column_weights, Call::row_weights;
 
-  const Problem& problem;
-  const View& input;
-  const View& output;
-  const T* bias;
-  const Host& host;
-
-  Passes passes;
-  Channels channels;
-  PassWeights<LANE, Way::GATHER> column_weights, row_weights;
   int64_t rows, slots, chunk, width, group;
   Split split;
 
-  SeparableSums(const Problem& problem, const View& input, const View& output, const Weights& column,
-                const Weights& row, const void* bias, const Host& host)
-      : problem(problem),
-        input(input),
-        output(output),
-        bias(static_cast<const T*>(bias)),
-        host(host),
-        passes(problem),
-        channels{problem.groups, 1, 1},
-        column_weights(passes.columns, channels, column),
-        row_weights(passes.rows, channels, row) {
+  template <class... Given>
+  explicit SeparableSums(const Given&... given) : Call(given...) {
     const Axis &down = passes.down, &along = passes.along;
-    rows = least(passes.rows_ahead<LANE>(), down.narrow);
+    rows = least(passes.template rows_ahead<LANE>(), down.narrow);
     slots = least(passes.rows_met(rows), down.wide);
-    chunk = passes.chunk<LANE>(slots);
+    chunk = passes.template chunk<LANE>(slots);
     width = passes.chunk_width(chunk);
     const int64_t work = down.narrow * (Own::vectors(least(width, along.wide)) * (down.taps + 4) +
                                         Own::vectors(along.narrow) * (along.taps + 4));
