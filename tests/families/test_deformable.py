@@ -296,6 +296,18 @@ def test_positions_stay_exact_in_short_types(dtype, length, autocast):
     assert_equal(got, between)
 
 
+@pytest.mark.pitfall(7)
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_far_offsets_as_they_are(dtype, compiled):
+    """A bfloat16 rounds 2301.5 to 2304, a float16 to 2302."""
+    x, weight, offset = torch.zeros(1, 1, 2400), torch.ones(1, 1, 1), torch.full((1, 1, 2400), 2301.5)
+    x[..., 2301], x[..., 2302] = 2.0, 4.0
+    function = torch.compile(OF.deform_conv1d, fullgraph=True) if compiled else OF.deform_conv1d
+    with torch.autocast("cpu", dtype):
+        assert function(x, offset, weight)[0, 0, 0].item() == 3
+
+
 @pytest.mark.pitfall(8)
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 13, 37])
 def test_any_batch_is_its_samples_one_by_one(batch):
