@@ -132,6 +132,45 @@ def test_wrong_tensors_are_named_at_every_call(change, error, text, used, kernel
     plan(*good)
 
 
+DEFORMED = "deformable:c4_o6_k3x3_pad1_b_head=0_mask=1_offset-groups=2"
+
+
+def deformed():
+    shapes = (2, 4, 5, 6), (2, 36, 5, 6), (6, 4, 3, 3), (6,), (2, 18, 5, 6)
+    return [torch.randn(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("kernel", [pytest.param("native", marks=needs_library), "gathered"])
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize(("at", "name"), [(1, "offset"), (4, "mask")])
+def test_a_tensor_that_goes_with_the_input_must_have_its_size(at, name, differentiable, kernel):
+    plan, good = plan_of(DEFORMED), deformed()
+    plan = Plan(plan.problem, next(one for one in plan.family.kernels if one.name == kernel))
+    right = good[at].requires_grad_(differentiable)
+    wrong = [right.narrow(axis, 0, size) for axis in range(4) for size in range(right.shape[axis])]
+    wrong += [torch.cat([right, right], axis) for axis in range(4)]
+    wrong += [right[0], right[None], right[:, None], right.flatten(2), right.sum(), right.transpose(2, 3)]
+    for tensor in wrong:
+        text = f"`{name}` shape (={tuple(tensor.shape)}) must be {tuple(right.shape)}."
+        with pytest.raises(ValueError, match=re.escape(text)):
+            plan(*good[:at], tensor, *good[at + 1 :])
+    with pytest.raises(ValueError, match=re.escape("must be (1, 36, 4, 6).")):
+        plan(good[0][:1, :, 1:], *good[1:])
+    for tensor in (right.bfloat16(), right.double(), right.to("meta"), None, right.detach().numpy()):
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` "):
+            plan(*good[:at], tensor, *good[at + 1 :])
+
+
+@needs_library
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("text", ["conv:c4_o6_k3x3_g2_pad1_b", DEFORMED])
+def test_nothing_stands_between_ordinary_tensors_and_the_compiled_kernel(text, differentiable):
+    plan, given = plan_of(text), deformed() if text == DEFORMED else tensors()
+    plan._check = None
+    output = plan(*[t.requires_grad_(differentiable) for t in given])
+    assert output.requires_grad is differentiable
+
+
 def test_a_tensor_without_a_place_is_refused():
     x, weight, bias = tensors()
     with pytest.raises(

@@ -80,13 +80,13 @@ class Plan:
                 self._overrideable = kernel.overrideable(*self._numbers)
             if self._overrideable is not None:
                 self._recorded = (OVERRIDEABLE, self._overrideable)
-            if bind is not None and (bound := bind(problem, *self._numbers)):
-                self._aten = (bound, ())
-        self._quick = (self._native or self._aten) is not None and self.family.batched == ("input",)
-        if self._quick:  # the other tensors have fixed sizes, or each call checks them
-            self._dims, self._channels = problem.dim + 2, problem.in_channels
-            self._count = len(self.family.tensor_names)
-            self._shapes = tuple(self.family.tensors(problem).values())[1:]
+            if bind and self.family.batched == ("input",) and (bound := bind(problem, *self._numbers)):
+                self._aten = (bound, ())  # which may broadcast: its tensors have fixed shapes
+        self._quick = (self._native or self._aten) is not None
+        if self._quick:  # shapes that follow the input's are looked at by the compiled kernel
+            found = self.family.tensors(problem.at((2**40,) * problem.dim))
+            self._dims, self._channels, self._count = problem.dim + 2, problem.in_channels, len(found)
+            self._shapes = [... if size and name in self.family.batched else size for name, size in found.items()][1:]
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
         return Plan, (self.problem,)
@@ -131,11 +131,11 @@ class Plan:
         if len(sizes) != self._dims or sizes[1] != self._channels or not input.is_cpu:
             return None
         for at, shape in enumerate(self._shapes, 1):  # half the time of a `zip`
-            tensor = tensors[at]
-            if tensor is None:
+            t = tensors[at]
+            if t is None:
                 if shape is not None:
                     return None
-            elif type(tensor) not in PLAIN or tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
+            elif type(t) not in PLAIN or (t.shape != shape and shape is not ...) or t.dtype != dtype or not t.is_cpu:
                 return None
         native = self._native
         if native is not None:
