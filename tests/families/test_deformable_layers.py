@@ -129,6 +129,26 @@ def test_a_head_of_zeros_gives_the_convolution_or_half_of_it(dim, options, facto
     assert_equal(layer(x), factor * getattr(OF, f"conv{dim}d")(x, weight, None, 2, 1, 1, 2))
 
 
+@pytest.mark.parametrize("dim", HEADED)
+@pytest.mark.parametrize("scale", [1, 1.5])
+@pytest.mark.parametrize("channels_inner", [False, True])
+def test_a_headed_layer_is_its_function_at_what_the_head_predicts(dim, scale, channels_inner):
+    layer = HEADED[dim](4, 6, 3, padding=1, offset_groups=2, mask=True, mask_scale=scale).double()
+    torch.nn.init.normal_(layer.conv_offset.weight)
+    x = torch.randn(2, 4, *(7, 6, 5)[:dim], dtype=torch.float64)
+    x = (x.movedim(1, -1).contiguous().movedim(-1, 1) if channels_inner else x).requires_grad_()
+    moved, weighed = layer.conv_offset(x).tensor_split([2 * 3**dim * dim], dim=1)
+    function = getattr(OF, f"deform_conv{dim}d")
+    want = function(x, moved, layer.weight, layer.bias, padding=1, mask=weighed.sigmoid() * scale)
+    assert_close(layer(x), want)
+    assert_close(layer(x[1]), want[1])
+    leaves = [x, *layer.parameters()]
+    grad = torch.randn_like(want)
+    pairs = zip(torch.autograd.grad(layer(x), leaves, grad), torch.autograd.grad(want, leaves, grad), strict=True)
+    for one, other in pairs:
+        assert_close(one, other)
+
+
 def test_resetting_resets_the_head():
     layer = nn.DeformableConv2d(2, 3, 3)
     torch.nn.init.ones_(layer.conv_offset.weight)

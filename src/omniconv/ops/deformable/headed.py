@@ -145,9 +145,13 @@ class _DeformableConv(ConvLayer):
         predicted = self._predict(input)
         if not self.mask:
             return self.plan(input, predicted, self.weight, self.bias, None)
-        at = input.dim() - self.dim - 1
-        offset, mask = predicted.split([predicted.shape[at] // (self.dim + 1) * n for n in (self.dim, 1)], dim=at)
-        return self.plan(input, offset, self.weight, self.bias, torch.sigmoid(mask) * self.mask_scale)
+        taps = predicted.shape[-self.dim - 1] // (self.dim + 1)
+        # In order, because parts of channels that lie side by side would be read, and copied, in short pieces.
+        offset, mask = predicted.contiguous().split_with_sizes([taps * self.dim, taps], -self.dim - 1)
+        mask = torch.sigmoid(mask)
+        if self.mask_scale != 1:
+            mask = mask * self.mask_scale
+        return self.plan(input, offset, self.weight, self.bias, mask)
 
     def _predict(self, input: Tensor) -> Tensor:
         device = input.device.type
