@@ -6,6 +6,7 @@ python benchmarks/run.py depthwise           those whose name, group or problem 
 python benchmarks/compare.py OLD NEW         what changed between two result files
 python benchmarks/targets.py FILE            what a result file reached
 python benchmarks/chart.py FILE              its chart
+python benchmarks/memory.py                  the memory of training steps
 
 `omniconv bench` is the same without the file and the targets, and has more options.
 """
