@@ -7,6 +7,7 @@ python benchmarks/compare.py OLD NEW         what changed between two result fil
 python benchmarks/targets.py FILE            what a result file reached
 python benchmarks/chart.py FILE              its chart
 python benchmarks/memory.py                  the memory of training steps
+python benchmarks/networks.py                a trained network
 
 `omniconv bench` is the same without the file and the targets, and has more options.
 """
