@@ -17,6 +17,7 @@ SANITIZED := build/sanitize
 SANITIZERS := -std=c++17 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Isrc/omniconv/csrc
 ISAS := $(if $(filter x86_64 amd64,$(shell uname -m)),v2 v3 v4,base)
 GEOMETRIES := 25000
+KERNELS := $(wildcard src/omniconv/csrc/kernels*.cpp)
 
 .PHONY: help demo test test-isa test-large sanitize check bench format clean
 .DEFAULT_GOAL := help
@@ -56,9 +57,13 @@ test-isa: $(READY)  ## run the tests of compiled kernels once for each instructi
 test-large: $(READY)  ## compute on tensors of more than 2^31 elements; takes 10 GB of memory
 	$(BIN)/pytest -q -x -m large tests
 
-$(SANITIZED)/kernels_%.o: $(wildcard src/omniconv/csrc/*.h) src/omniconv/csrc/kernels.cpp
-	@mkdir -p $(@D)
-	$(CXX) $(SANITIZERS) -O1 $(if $(filter v%,$*),-march=x86-64-$*) -DOMNICONV_ISA=$* -c src/omniconv/csrc/kernels.cpp -o $@
+$(SANITIZED)/kernels_%.o: $(wildcard src/omniconv/csrc/*.h) $(KERNELS)
+	@mkdir -p $(@D)/$*
+	for file in $(basename $(notdir $(KERNELS))); do \
+	  $(CXX) $(SANITIZERS) -O1 $(if $(filter v%,$*),-march=x86-64-$*) -DOMNICONV_ISA=$* \
+	    -c src/omniconv/csrc/$$file.cpp -o $(@D)/$*/$$file.o || exit 1; \
+	done
+	ld -r $(patsubst %,$(@D)/$*/%.o,$(basename $(notdir $(KERNELS)))) -o $@
 
 $(SANITIZED)/driver: $(wildcard tests/native/*) $(ISAS:%=$(SANITIZED)/kernels_%.o)
 	$(CXX) -std=c++17 -O2 -Isrc/omniconv/csrc -c tests/native/plain_loops.cpp -o $(SANITIZED)/plain_loops.o

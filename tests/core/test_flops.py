@@ -37,8 +37,10 @@ def test_backward_counts_what_is_wanted(case, overrideable):
     if not overrideable:
         plan._overrideable, plan._recorded = None, (plan._compiled, ())
     once, _ = counted(plan, *tensors)
-    input, *weights = present(tensors)
-    bias = [weights.pop()] if case.problem.bias else []
+    names = [name for name, t in zip(plan.family.tensor_names, tensors, strict=True) if t is not None]
+    input, *others = present(tensors)
+    bias = [t for name, t in zip(names[1:], others, strict=True) if name.endswith("bias")]
+    weights = [t for t in others if not any(t is one for one in bias)]
     for wanted, times in (([input], 1), (weights, 1), ([input, *weights, *bias], 2), (bias, 0)):
         for tensor in present(tensors):
             tensor.requires_grad_(any(tensor is one for one in wanted))

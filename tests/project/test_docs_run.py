@@ -3,6 +3,7 @@
 
 import doctest
 import re
+import sys
 
 import pytest
 import torch
@@ -48,8 +49,10 @@ def test_docstring_says_what_its_reader_needs(family, name):
 @pytest.mark.parametrize(("family", "name"), NAMES)
 def test_docstring_example_runs(family, name):
     module = families()[family].part("layer")
+    shown = getattr(module, name)
+    known = {**vars(module), **vars(sys.modules[shown.__module__]), "torch": torch}
     finder = doctest.DocTestFinder(recurse=False)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    for test in finder.find(getattr(module, name), name, globs={**vars(module), "torch": torch}):
+    for test in finder.find(shown, name, globs=known):
         runner.run(test)
     assert runner.summarize().failed == 0

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from .family import Kernel, family_of
 from .library import absent
@@ -13,6 +15,7 @@ COMPILED_TYPES = ("float32", "bfloat16")
 MOST_CHANNELS_A_GROUP = 16
 LEAST_BROAD_GROUP = {"bfloat16": 8, "float32": 16}
 MOST_LEFT_TAPS = 7
+LEAST_TILED_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,24 @@ def wide_groups(problem: ConvProblem) -> str | None:
     return None
 
 
+@cache
+def multiplies_tiles() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (AMX), as oneDNN does: up to four times float32's rate."""
+    try:
+        return " amx_bf16 " in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def broad_groups(problem: ConvProblem) -> tuple[str, ...]:
     """The ``leaves`` of kernels for groups: the types in which oneDNN's products of so many channels are faster.
 
     Of images; in bfloat16 under usual kernels, because oneDNN 3.12 computes wrong sums, or reads memory that is not its
     own, under some of those that reach across an image (docs/decisions/0004).
     """
+    if problem.groups == 1:  # pointwise
+        broad = min(problem.in_channels, problem.out_channels) >= LEAST_TILED_CHANNELS
+        return ("bfloat16",) if problem.dim > 1 and broad and multiplies_tiles() else ()
     if problem.dim != 2:
         return ()
     channels = min(problem.in_channels, problem.out_channels) // problem.groups

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry, register_flop_formula
 
 
-def count_as(formula: Callable[..., Any], operators: Sequence[Any], backwards: Sequence[Any]) -> None:
+def count_as(formula: Callable[..., Any], operators: Sequence[Any], backwards: Sequence[Any], free: int) -> None:
     """Count operators as ``formula`` of their arguments, which is made of ATen calls.
 
     Those of ``backwards`` take a gradient before these arguments, and behind them the bits of the wanted gradients: of
-    the input, the weights, and the bias, which takes no products.
+    the input first, and of the weights; the bits of ``free`` are those of biases, which take no products.
     """
 
     def forward(*arguments: Any, **_: Any) -> int:
@@ -31,8 +31,7 @@ def count_as(formula: Callable[..., Any], operators: Sequence[Any], backwards: S
 
     def backward(_: Tensor, *arguments: Any, **__: Any) -> int:
         *given, wanted = arguments
-        bias = 1 << (sum(a is None or isinstance(a, Tensor) for a in given) - 1)
-        return forward(*given) * _kinds(wanted & 1, wanted & ~1 & ~bias)
+        return forward(*given) * _kinds(wanted & 1, wanted & ~1 & ~free)
 
     register_flop_formula([o.overloadpacket for o in operators], get_raw=True)(forward)
     register_flop_formula([o.overloadpacket for o in backwards], get_raw=True)(backward)

@@ -31,6 +31,7 @@ from .choose import MOST_LEFT_TAPS
 from .family import Family, Kernel, Shape
 from .flat import Flat
 from .flops import count_as
+from .problem import ConvProblem
 
 Function = Callable[..., Tensor]
 TYPES = frozenset({torch.float32, torch.bfloat16})
@@ -61,6 +62,7 @@ class Native:
     def __init__(self, family: Family, kernel: Kernel, universal: Function, library: torch.library.Library) -> None:
         self.count = len(family.tensor_names)
         self.universal = universal
+        self._part, self._bind = family.part, kernel.bind
         self.flat = Flat(family.schema, kernel.words)
         self.exact = [name in kernel.exact for name in family.tensor_names]
         name = f"{family.name}_{kernel.name}"
@@ -86,7 +88,13 @@ class Native:
         )
         library.impl(name, self._autocast, "AutocastCPU")
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
-        count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward))
+        biases = _mask([tensor.endswith("bias") for tensor in family.tensor_names])
+        count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward), biases)
+
+    def bound(self, problem: ConvProblem, numbers: tuple[Any, ...], flat: tuple[int, ...]) -> tuple[Function, Any]:
+        """What eager inference calls, and with what behind the tensors."""
+        own = getattr(self._part("packed"), self._bind)(problem, *numbers) if self._bind else None
+        return (own, ()) if own else (self.call, (flat,))
 
     def lowered(self, tensors: Sequence[Tensor | None], dtype: torch.dtype | None = None) -> tuple[Tensor | None, ...]:
         """The tensors in the type that autocast asks for, if it is on, or in ``dtype``; float64 and exact ones stay."""

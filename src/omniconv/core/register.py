@@ -76,7 +76,7 @@ class Plan:
         if self._numbers is not None:
             if self._native is not None:
                 self._flat = self._native.flat.pack(self._numbers)
-                self._raw = (self._native.call, (self._flat,))
+                self._raw = self._native.bound(problem, self._numbers, self._flat)
                 self._overrideable = kernel.overrideable(*self._numbers)
             if self._overrideable is not None:
                 self._recorded = (OVERRIDEABLE, self._overrideable)

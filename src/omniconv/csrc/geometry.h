@@ -82,6 +82,7 @@ using Body = void (*)(void* context, int64_t begin, int64_t end);
 struct Host {
   void (*parallel)(int64_t count, Body body, void* context);
   void* (*scratch)(int64_t bytes);  // at least so many, aligned to 64, of the calling thread until it asks again
+  void* (*held)(int64_t bytes);     // other memory of the kind, for kernels that run others meanwhile
   int64_t threads;
 };
 

@@ -8,6 +8,7 @@
 #include "deformable_sums.h"
 #include "direct_gradient.h"
 #include "direct_sums.h"
+#include "isa_entries.h"
 #include "planar_gradient.h"
 #include "planar_products.h"
 #include "planar_sums.h"
@@ -32,13 +33,17 @@ void sums_by(const Problem& problem, const View& input, const View& output, cons
   }
 }
 
-void sums(const Problem& problem, bool scatter, const View& input, const View& output, const Weights& weights,
-          const void* bias, const Host& host) {
+}  // namespace
+
+void OMNICONV_ISA::sums(const Problem& problem, bool scatter, const View& input, const View& output,
+                        const Weights& weights, const void* bias, const Host& host) {
   const bool wide = input.type == Type::float32;
   const auto run = scatter ? (wide ? sums_by<float, Way::SCATTER> : sums_by<bf16, Way::SCATTER>)
                            : (wide ? sums_by<float, Way::GATHER> : sums_by<bf16, Way::GATHER>);
   run(problem, input, output, weights, bias, host);
 }
+
+namespace {
 
 template <class T>
 int64_t gradient_by(const Problem& problem, const View& wide, const View& narrow, const Weights& weights, void* bias,
@@ -94,7 +99,9 @@ int64_t deformable_gradient(const Deformable& call, const Planes& grad, const De
 #define OMNICONV_TEXT_(isa) #isa
 
 extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
-const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), sums, gradient, separable,
-                                              separable_gradient, deformable, deformable_gradient};
+const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), OMNICONV_ISA::sums, gradient, separable,
+                                              separable_gradient, deformable, deformable_gradient,
+                                              OMNICONV_ISA::pointwise, OMNICONV_ISA::pack,
+                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused};
 
 }  // namespace omniconv

@@ -35,6 +35,45 @@ struct DeformableGradients {
   Weights weights;
 };
 
+enum class Activation : int32_t { none, relu, relu6, silu, gelu, gelu_tanh, hardswish };
+
+// Element (r, c) lies at data + row * r + column * c, in elements.
+struct Matrix {
+  void* data;
+  Type type;
+  int64_t row, column;
+};
+
+// A factor and a shift for each channel; null where there are none.
+struct Affine {
+  const float *scale, *shift;
+};
+
+// A pointwise convolution and what follows it: output = activation(affine(bias + Σ weights · input) + addend)
+struct Pointwise {
+  int64_t batch, inputs, outputs;  // samples; channels of each
+  int64_t size[3];                 // positions of either tensor
+  bool by_rows;                    // whether channels lie side by side, in both tensors; else positions should
+  View input, output;
+  View addend;                     // lying as the output does; data is null where there is none
+  Matrix weights;                  // of outputs × inputs
+  const void* bias;                // of the weights' type, or null
+  Affine affine;
+  Activation activation;
+  const float* packed;             // weights as `pack` lays them for such tensors, or null
+};
+
+// A depthwise convolution, what follows it, and the pointwise one of that, whose own input stays unset.
+struct Fused {
+  Problem depthwise;  // the input is wide
+  View input;
+  Weights taps;
+  const void* depthwise_bias;  // of the input's type, or null
+  Affine affine;               // then an activation, between the two
+  Activation between;
+  Pointwise pointwise;
+};
+
 struct Kernels {
   const char* isa;
   // output = bias + Σ weights · input; output narrow and input wide, or (scatter) the other way round
@@ -55,6 +94,14 @@ struct Kernels {
   // and its gradients, from the output's
   int64_t (*deformable_gradient)(const Deformable&, const Planes& grad, const DeformableGradients&, float* workspace,
                                  const Host&);
+  // It returns the floats of workspace that it needs, and without one computes nothing.
+  int64_t (*pointwise)(const Pointwise&, float* workspace, const Host&);
+  // The weights as it reads them; `to` may be null: it returns how many floats they are, none where they need not move.
+  int64_t (*pack)(const Pointwise&, float* to, const Host&);
+  // The gradient of its weights, from that of the sums of the products in the place of the output.
+  int64_t (*pointwise_gradient)(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
+  // Both at once; its workspace likewise.
+  int64_t (*fused)(const Fused&, float* workspace, const Host&);
 };
 
 }  // namespace omniconv

@@ -60,6 +60,7 @@ struct Scratch {
   ~Scratch() { std::free(data); }
 };
 
+template <int NUMBER>
 void* scratch(int64_t bytes) {
   thread_local Scratch mine;
   if (mine.size < bytes) {
@@ -95,6 +96,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) { library.def("isa() -> str"); 
 
 STABLE_TORCH_LIBRARY_IMPL(omniconv, CompositeExplicitAutograd, library) { library.impl("isa", TORCH_BOX(&isa)); }
 
-Host host() { return {parallel, scratch, int64_t(torch::stable::get_num_threads())}; }
+Host host() { return {parallel, scratch<0>, scratch<1>, int64_t(torch::stable::get_num_threads())}; }
 
 }  // namespace omniconv

@@ -205,28 +205,37 @@ OMNICONV_INLINE float total_of(vec value) {
 #endif
 }
 
-// Lane j of rows[i] changes places with lane i of rows[j].
-OMNICONV_INLINE void transpose(vec (&rows)[V]) {
-  vec next[V];
-  // log2(V) rounds: in round r, rows 2^r apart exchange the lanes 2^r apart.
-#pragma GCC unroll 8
-  for (int step = 1; step < V; step *= 2) {
-    ivec low, high;
-    for (int lane = 0; lane < V; ++lane) {
-      const bool odd = lane & step;
-      low[lane] = odd ? lane - step + V : lane;
-      high[lane] = odd ? lane + V : lane + step;
-    }
+// Of two rows `STEP` apart, the lanes that belong in the one (or, HIGH, in the other) when lanes so far apart change
+// places. Indices that the compiler knows: it would build others anew for each pair.
+template <int STEP, bool HIGH, int... LANE>
+OMNICONV_INLINE vec exchanged(vec one, vec other) {
+  return __builtin_shufflevector(one, other, ((LANE & STEP) ? LANE + (HIGH ? V : V - STEP) : LANE + (HIGH ? STEP : 0))...);
+}
+
+template <int STEP, int... LANE>
+OMNICONV_INLINE void exchange(vec (&rows)[V]) {
 #pragma GCC unroll 16
-    for (int row = 0; row < V; ++row) {
-      if (row & step) continue;
-      next[row] = __builtin_shuffle(rows[row], rows[row + step], low);
-      next[row + step] = __builtin_shuffle(rows[row], rows[row + step], high);
-    }
-#pragma GCC unroll 16
-    for (int row = 0; row < V; ++row) rows[row] = next[row];
+  for (int row = 0; row < V; ++row) {
+    if (row & STEP) continue;
+    const vec one = rows[row], other = rows[row + STEP];
+    rows[row] = exchanged<STEP, false, LANE...>(one, other);
+    rows[row + STEP] = exchanged<STEP, true, LANE...>(one, other);
   }
 }
+
+template <int STEP, int COUNT = V, int... LANE>
+OMNICONV_INLINE void exchange_all(vec (&rows)[V]) {
+  if constexpr (COUNT > 0) {
+    exchange_all<STEP, COUNT - 1, COUNT - 1, LANE...>(rows);
+  } else {
+    exchange<STEP, LANE...>(rows);
+    if constexpr (2 * STEP < V) exchange_all<2 * STEP>(rows);
+  }
+}
+
+// Lane j of rows[i] changes places with lane i of rows[j]: in each of log2(V) rounds, rows 2^r apart exchange lanes 2^r
+// apart.
+OMNICONV_INLINE void transpose(vec (&rows)[V]) { exchange_all<1>(rows); }
 
 }  // namespace
 }  // namespace omniconv

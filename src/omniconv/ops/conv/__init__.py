@@ -67,12 +67,20 @@ def _is_pointwise(problem: ConvProblem) -> bool:
     return problem.groups == 1 and all(k == 1 for k in problem.kernel_size)
 
 
+def is_unpadded_pointwise(problem: ConvProblem) -> bool:
+    """Whether every output is a linear map of one position of the input."""
+    unpadded = problem.fixed_pads and not any(map(any, problem.pads()))
+    return _is_pointwise(problem) and unpadded and problem.padding_mode == "zeros"
+
+
 def _is_dilated(problem: ConvProblem) -> bool:
     spread = any(d > 1 and k > 1 for d, k in zip(problem.dilation, problem.kernel_size, strict=True))
     return problem.groups == 1 and spread
 
 
 def _native_refuses(problem: ConvProblem) -> str | None:
+    if is_unpadded_pointwise(problem):
+        return None
     return wide_groups(problem) or needs_zeros(problem)
 
 
@@ -163,10 +171,11 @@ FAMILY = Family(
     kernels=(
         Kernel(
             "native",
-            "depthwise and grouped, on kernels of our own.",
+            "depthwise, grouped and pointwise, on kernels of our own.",
             module="cpu",
             refuse=_native_refuses,
             overrideable=_overrideable,
+            bind="packed_bound",
             leaves=broad_groups,
         ),
         Kernel(
@@ -195,6 +204,7 @@ FAMILY = Family(
         "DepthwiseConv1d",
         "DepthwiseConv2d",
         "DepthwiseConv3d",
+        "Linear",
         "PointwiseConv1d",
         "PointwiseConv2d",
         "PointwiseConv3d",

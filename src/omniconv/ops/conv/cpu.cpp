@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // omniconv::conv_native and conv_native_backward: depthwise and grouped convolutions on kernels of our own.
-#include "convolve.h"
+#include "pointwise.h"
 
 namespace omniconv {
 namespace {
 
 struct ConvCall : Call {
-  ConvCall(const Tensor& input_, const Tensor& weight_, const MaybeTensor& bias, const Numbers& numbers)
+  Activation follows = Activation::none;
+
+  ConvCall(const Tensor& input_, const Tensor& weight_, const MaybeTensor& bias, const Numbers& numbers,
+           bool followed = false)
       : Call(input_, weight_, 2) {
     Reader reader{numbers};
     const int64_t *stride = reader.list(axes()), *padding = reader.list(2 * axes()), *dilation = reader.list(axes());
     const int64_t groups = reader.number();
     STD_TORCH_CHECK(reader.number() == 0, "`padding_mode` must be zeros");
+    if (followed) follows = activation(reader.number());
     reader.end();
     const int64_t channels = weight.sizes[0];
     STD_TORCH_CHECK(groups >= 1 && channels >= 1 && channels % groups == 0 && input.sizes[1] >= 1 &&
@@ -27,12 +31,15 @@ struct ConvCall : Call {
 
 Tensor conv(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, const Numbers& numbers) {
   const ConvCall call(input, weight, bias, numbers);
+  if (is_pointwise(call.bound.problem)) return pointwise(call, input, bias);
   return sums(call.bound, false, readable(input), call.output, call.input, bias);
 }
 
 Gradients conv_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
                          const Numbers& numbers, int64_t wanted) {
-  return gradients_of(ConvCall(input, weight, bias, numbers), false, grad, input, wanted);
+  const ConvCall call(input, weight, bias, numbers);
+  if (is_pointwise(call.bound.problem)) return pointwise_gradients(call, grad, input, wanted);
+  return gradients_of(call, false, grad, input, wanted);
 }
 
 namespace {
@@ -46,9 +53,43 @@ Gradients backward(Tensor grad, Tensor input, Tensor weight, MaybeTensor bias, N
   return conv_gradients(grad, input, weight, bias, numbers, wanted);
 }
 
+// conv_native of a pointwise convolution, then a norm, an addend, and the activation whose number ends the others.
+Tensor followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bias, Tensors norm, double epsilon,
+                MaybeTensor addend, Numbers numbers) {
+  const ConvCall call(input, weight, bias, numbers, true);
+  const Norm after("norm", norm, epsilon, call.output[1]);
+  STD_TORCH_CHECK(is_pointwise(call.bound.problem), "the kernel must have one tap, and no padding");
+  if (addend) check("addend", *addend, call.input, call.output, call.input.dim);
+  return pointwise(call, input, bias, {addend, packed, after.affine(), call.follows});
+}
+
+// The weights of pointwise convolutions of such inputs.
+Tensor packed(Tensor input, Tensor weight) {
+  const Seen seen = check("input", input, weight.dim()), filters = check("weight", weight, weight.dim());
+  STD_TORCH_CHECK(filters.dim >= 3 && filters.dim <= 5 && filters.elements() == filters.sizes[0] * filters.sizes[1] &&
+                      filters.elements() > 0,
+                  "`weight` must have one tap, and one to three spatial axes");
+  const Tensor own = in_order(weight);
+  Pointwise call{};
+  call.inputs = filters.sizes[1];
+  call.outputs = filters.sizes[0];
+  call.by_rows = by_rows(seen);
+  call.weights = {own.data_ptr(), filters.type(), call.inputs, 1};
+  return pack(call);
+}
+
 }  // namespace
 
+STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
+  library.def("pointwise_pack(Tensor input, Tensor weight) -> Tensor");
+  library.def(
+      "pointwise_followed(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor[] norm, float epsilon, "
+      "Tensor? addend, SymInt[] numbers) -> Tensor");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) {
+  library.impl("pointwise_pack", TORCH_BOX(&packed));
+  library.impl("pointwise_followed", TORCH_BOX(&followed));
   library.impl("conv_native", TORCH_BOX(&forward));
   library.impl("conv_native_raw", TORCH_BOX(&forward));
   library.impl("conv_native_backward", TORCH_BOX(&backward));

@@ -8,47 +8,35 @@ from typing import Any
 from torch import Tensor
 
 from omniconv.core.check import weight_of
-from omniconv.core.layer import ConvLayer
 from omniconv.core.numbers import integer
 from omniconv.core.planned import planned
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan
 from omniconv.core.streaming import Streaming
 
+from .base import Conv
+from .pointwise import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
 
-class _Conv(ConvLayer):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: Any = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        problem = ConvProblem.of(
-            "conv",
-            self.dim,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias=bias,
-            padding_mode=padding_mode,
-        )
-        shape = (problem.out_channels, problem.in_channels // problem.groups, *problem.kernel_size)
-        super().__init__(problem, shape, padding, device, dtype)
+__all__ = [
+    "CausalConv1d",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "DepthwiseConv1d",
+    "DepthwiseConv2d",
+    "DepthwiseConv3d",
+    "Linear",
+    "PointwiseConv1d",
+    "PointwiseConv2d",
+    "PointwiseConv3d",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "from_problem",
+]
 
 
-class Conv1d(Streaming, _Conv):
+class Conv1d(Streaming, Conv):
     """Convolution over a sequence; with ``padding="causal"`` it also runs chunk by chunk.
 
     y[n,o,p] = b[o] + Σ_c Σ_k W[o,c,k] x[n, c, s·p + d·k − pad]. Arguments, attributes and state dict are those of
@@ -78,7 +66,7 @@ class Conv1d(Streaming, _Conv):
         return self.unpadded(window, self.weight, self.bias)
 
 
-class Conv2d(_Conv):
+class Conv2d(Conv):
     """Convolution over an image: standard, dilated, grouped, depthwise or pointwise by its numbers.
 
     y[n,o,p] = b[o] + Σ_c Σ_k W[o,c,k] x[n, c, s·p + d·k − pad], c in the group of o. The default choice wherever every
@@ -118,7 +106,7 @@ class Conv2d(_Conv):
     dim = 2
 
 
-class Conv3d(_Conv):
+class Conv3d(Conv):
     """Convolution over a volume or a clip. Arguments, attributes and state dict are those of ``torch.nn.Conv3d``.
 
     The formula and the arguments are those of :class:`Conv2d` with three axes; ``padding=("causal", "same", "same")``
@@ -183,7 +171,7 @@ class CausalConv1d(Conv1d):
         )
 
 
-class _DepthwiseConv(_Conv):
+class _DepthwiseConv(Conv):
     """Each channel meets ``multiplier`` filters of its own; nothing is summed over channels.
 
     y[n, c·m + j, p] = b + Σ_k W[c·m + j, k] x[n, c, s·p + d·k − pad]: K MACs an output, whatever the channels. Cheap
@@ -250,61 +238,7 @@ class DepthwiseConv3d(_DepthwiseConv):  # noqa: D101  # as its base
     dim = 3
 
 
-class _PointwiseConv(_Conv):
-    """A kernel of one tap: a linear map of the channels, the same at every position.
-
-    y[n,o,p] = b[o] + Σ_c W[o,c] x[n, c, s·p]. It mixes all channels of one position and sees no neighbour. The same
-    as ``Conv{1,2,3}d(c, o, 1)``, with its state dict.
-
-    Args:
-        in_channels, out_channels: C and O.
-        stride: step between outputs; the positions between are not read.
-        groups: G; channels meet only inside their group.
-        bias: whether a number per output channel is added.
-
-    Shape:
-        input (n, c, *spatial) or (c, *spatial); output (n, o, *⌈spatial/s⌉); weight (o, c/g, 1, …).
-
-    Raises:
-        TypeError, ValueError: as :class:`Conv2d`.
-
-    Source:
-        Lin et al., Network In Network, 2014.
-
-    Example:
-        >>> PointwiseConv2d(64, 16)(torch.randn(1, 64, 7, 7)).shape
-        torch.Size([1, 16, 7, 7])
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, 1, stride, 0, 1, groups, bias, "zeros", device, dtype)
-
-
-class PointwiseConv1d(_PointwiseConv):  # noqa: D101  # as its base
-    __doc__ = _PointwiseConv.__doc__
-    dim = 1
-
-
-class PointwiseConv2d(_PointwiseConv):  # noqa: D101  # as its base
-    __doc__ = _PointwiseConv.__doc__
-    dim = 2
-
-
-class PointwiseConv3d(_PointwiseConv):  # noqa: D101  # as its base
-    __doc__ = _PointwiseConv.__doc__
-    dim = 3
-
-
-def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> _Conv:
+def from_problem(problem: ConvProblem, device: Any = None, dtype: Any = None) -> Conv:
     """The layer that computes ``problem``, with random weights."""
     return (Conv1d, Conv2d, Conv3d)[problem.dim - 1](
         problem.in_channels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omniconv.core.choose import needs_even_zeros
+from omniconv.core.choose import needs_even_zeros, needs_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 
@@ -66,6 +66,12 @@ FAMILY = Family(
         ),
     ),
     kernels=(
+        Kernel(
+            "native",
+            "depthwise, then pointwise, box by box: what stands between stays in the cache.",
+            module="cpu",
+            refuse=needs_zeros,
+        ),
         Kernel("direct", "two ATen convolutions, grouped and 1×1.", refuse=needs_even_zeros),
         Kernel("padded", "the input padded first, then two ATen convolutions."),
     ),

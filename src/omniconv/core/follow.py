@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows a convolution: a norm, an addend, an activation; and whether one compiled call computes it all.
+
+It does in eager inference on a CPU, in float32 and bfloat16, for batch norms that are no longer training and the
+activations below. Else each part is called by itself, so that gradients, compilers, hooks and profiles see the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+from weakref import ref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+
+from .native import PLAIN, TYPES, plain
+from .observe import current_listener
+from .problem import ConvProblem
+
+Norm = Callable[[int], nn.Module] | nn.Module
+Activation = Callable[..., Any] | nn.Module
+Part = Callable[..., Tensor] | nn.Module | None
+Terms = tuple[list[Tensor], float]  # of a batch norm: mean, variance, factor, shift; and epsilon
+
+# The numbers of csrc/kernels.h
+_CODES: dict[Any, int] = {
+    type(None): 0,
+    nn.Identity: 0,
+    nn.ReLU: 1,
+    F.relu: 1,
+    torch.relu: 1,
+    nn.ReLU6: 2,
+    F.relu6: 2,
+    nn.SiLU: 3,
+    F.silu: 3,
+    F.gelu: 4,
+    nn.Hardswish: 6,
+    F.hardswish: 6,
+}
+_GELU = {"none": 4, "tanh": 5}
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NO_NORM: Terms = ([], 0.0)
+
+
+def norm_of(name: str, given: Any, channels: int, device: Any, dtype: Any) -> nn.Module | None:
+    """A norm as it was given to a layer, or made from it."""
+    if given is None or isinstance(given, nn.Module):
+        return given
+    made = given(channels) if callable(given) else None
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"`{name}` (={given!r}) must be a module, or make one from a number of channels; use nn.BatchNorm2d."
+        )
+    return made.to(device=device, dtype=dtype)
+
+
+def activation_of(name: str, given: Any) -> Callable[..., Any] | None:
+    """An activation as it was given to a layer, or made from its class."""
+    if given is None or isinstance(given, nn.Module):
+        return given
+    if not callable(given):
+        raise TypeError(f"`{name}` (={given!r}) must be a module, its class, or a function of a tensor; use nn.ReLU.")
+    makes = given.func if isinstance(given, partial) else given  # partial(nn.ReLU, inplace=True) makes a module
+    return given() if isinstance(makes, type) else given
+
+
+def follow(output: Tensor, norm: nn.Module | None, residual: Tensor | None, activation: Part) -> Tensor:
+    """The parts one by one."""
+    output = output if norm is None else norm(output)
+    output = output if residual is None else output + residual
+    return output if activation is None else activation(output)
+
+
+def check_residual(problem: ConvProblem, input: object, residual: object) -> None:
+    """Raise unless ``residual`` can be added to what ``problem`` makes of ``input``, without being expanded.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: another shape than the output's.
+    """
+    if not isinstance(residual, Tensor):
+        raise TypeError(f"`residual` (={type(residual).__name__}) must be a torch.Tensor or None.")
+    if not isinstance(input, Tensor) or input.dim() not in (problem.dim + 1, problem.dim + 2):
+        return  # the convolution says what is wrong with it
+    size = problem.out_size_of(tuple(input.shape[-problem.dim :]))
+    want = (*input.shape[: -problem.dim - 1], problem.out_channels, *size)
+    if tuple(residual.shape) != want:
+        raise ValueError(f"`residual` shape (={tuple(residual.shape)}) must be that of the output, {want}.")
+
+
+def activation_code(activation: Part) -> int | None:
+    """The number of an activation that the library computes, or None."""
+    if type(activation) is nn.GELU:
+        return _GELU.get(activation.approximate)
+    return _CODES.get(type(activation) if activation is None or isinstance(activation, nn.Module) else activation)
+
+
+def norm_terms(norm: nn.Module | None) -> Terms | None:
+    """A batch norm as an affine map of channels, or None where it is none: in training, or another norm."""
+    if norm is None:
+        return NO_NORM
+    if type(norm) not in _NORMS or norm.training:
+        return None
+    terms: list[Any] = [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+    return None if any(term is None for term in terms) else (terms, cast("float", norm.eps))
+
+
+def hooked(parts: Sequence[Part]) -> bool:
+    """Whether someone waits for the calls of modules among ``parts``."""
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks:  # noqa: SLF001
+        return True
+    return any(p._forward_hooks or p._forward_pre_hooks for p in parts if isinstance(p, nn.Module))  # noqa: SLF001
+
+
+def takes(tensors: Sequence[Any]) -> bool:
+    """Whether one compiled call may compute with these tensors, the input first: nothing but eager inference looks."""
+    input = tensors[0]
+    if type(input) not in PLAIN or current_listener() is not None or not plain(tensors):
+        return False
+    if input.dtype not in TYPES or input.layout is not torch.strided or torch.is_autocast_enabled("cpu"):
+        return False
+    recording = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None and (
+            not tensor.is_cpu or tensor.dtype != input.dtype or (recording and tensor.requires_grad)
+        ):
+            return False
+    return True
+
+
+class Packing:
+    """The weights of a pointwise convolution as the compiled kernel reads them: packed when they come a second time.
+
+    A change that torch counts packs them anew. One past its count (``.data``, shared storage) is seen by the kernel,
+    which looks at a weight of each row and each column; of single weights changed so, none may be looked at.
+    """
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._owner: Callable[[], Tensor | None] = lambda: None
+        self._packed: Tensor | None = None
+
+    def __deepcopy__(self, memo: Any) -> Packing:
+        return Packing()
+
+    def __reduce__(self) -> tuple[type[Packing], tuple[()]]:
+        return Packing, ()
+
+    def of(self, input: Tensor, owner: Tensor, weight: Tensor | None = None) -> Tensor | None:
+        """Packed weights for inputs that lie so; ``weight`` is ``owner`` in the shape of a convolution's."""
+        if owner.is_inference():  # whose changes nobody counts
+            return None
+        key = (owner._version, owner.data_ptr(), owner.dtype, input.stride(1) == 1)  # noqa: SLF001
+        if key == self._key and owner is self._owner():
+            if self._packed is None:
+                own = owner if weight is None else weight
+                self._packed = torch.ops.omniconv.pointwise_pack(input, own.detach())
+            return self._packed if self._packed.shape[0] else None
+        self._key, self._owner, self._packed = key, ref(owner), None
+        return None

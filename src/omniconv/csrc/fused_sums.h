@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+// A depthwise convolution and the pointwise one behind it, box by box of output positions: what stands between them
+// is computed for one box at a time, and read again while it is in the cache.
+#pragma once
+
+#include "isa_entries.h"
+#include "pointwise_sums.h"
+
+namespace omniconv {
+namespace {
+
+constexpr int64_t BETWEEN_FLOATS = 1 << 16;  // of a box
+constexpr int64_t LEAST_BOX = 2 * TILE_HEIGHT;  // positions
+
+template <class T>
+struct FusedSums {
+  const Fused& call;
+  const Host& host;
+  PointwisePlan plan;
+  int64_t middle;          // channels between the two
+  int64_t pitch;           // between positions (by rows) or channels of a box
+  int64_t box[3], boxes[3];  // positions of a box along each axis, and boxes along it
+
+  FusedSums(const Fused& call_, const Host& host_)
+      : call(call_), host(host_), plan(call_.pointwise, host_), middle(call_.pointwise.inputs) {
+    const int64_t(&size)[3] = call.pointwise.size;
+    const int64_t wanted = plan.threads > 1 ? ceil_div(4 * plan.threads, most(call.pointwise.batch, 1)) : 1;
+    const int64_t shared = ceil_div(plan.positions, wanted);  // so that every thread has some boxes
+    const int64_t most_positions = most(least(BETWEEN_FLOATS / middle, shared), LEAST_BOX);
+    box[0] = 1;
+    box[2] = least(size[2], most_positions);
+    box[2] = ceil_div(size[2], ceil_div(size[2], box[2]));
+    box[1] = box[2] < size[2] ? 1 : fitting(most(most_positions / size[2], 1));
+    for (int axis = 0; axis < 3; ++axis) boxes[axis] = ceil_div(size[axis], box[axis]);
+    const int64_t positions = box[1] * box[2];
+    pitch = plan.by_rows ? pitch_for(middle) : pitch_for(positions);
+  }
+
+  // Rows of a box: up to `rows`, but so that few lanes of the last panel are idle and few rows are left.
+  int64_t fitting(int64_t rows) const {
+    const int64_t height = call.pointwise.size[1], width = call.pointwise.size[2];
+    int64_t best = least(rows, height);
+    double least_cost = 1e30;
+    for (int64_t some = best; some >= most(best / 2, 1); --some) {
+      const int64_t whole = height / some, rest = height % some;
+      const auto cost = [&](int64_t count) {
+        const int64_t unit = plan.by_rows ? 1 : TILE_WIDTH;
+        // the rows that the taps reach over are read anew for each box
+        return double(ceil_div(count * width, unit) * unit) + 0.1 * double(width * (call.depthwise.axis[1].taps - 1));
+      };
+      const double all = double(whole) * cost(some) + (rest ? cost(rest) : 0);
+      if (all < least_cost) {
+        least_cost = all;
+        best = some;
+      }
+    }
+    return best;
+  }
+
+  bool packs() const { return !call.pointwise.packed && !plan.lying(); }
+  // The depthwise weights and bias in float32.
+  struct First {
+    Weights taps;
+    const void* bias;
+  };
+
+  int64_t packed_floats() const { return packs() ? whole_lines(plan.packed_floats() * 4) / 4 : 0; }
+  int64_t filter() const { return taps_of(call.depthwise); }
+  int64_t widened_floats() const {
+    return sizeof(T) == sizeof(float) ? 0 : (whole_lines(middle * filter() * 4) + whole_lines(middle * 4)) / 4;
+  }
+  int64_t floats() const { return packed_floats() + widened_floats() + V; }
+
+  void run(float* workspace) const {
+    Arena arena{reinterpret_cast<char*>(workspace)};
+    Pointwise across = call.pointwise;
+    if (packs()) {
+      float* packed = arena.take<float>(plan.packed_floats());
+      plan.template pack<T>(packed, host);
+      across.packed = packed;
+    }
+    First depthwise{call.taps, call.depthwise_bias};
+    if constexpr (sizeof(T) != sizeof(float)) {
+      depthwise.taps = {arena.take<float>(middle * filter()), Type::float32, call.taps.group, call.taps.narrow,
+                        call.taps.wide, call.taps.share, call.taps.heads};
+      widen_run(static_cast<float*>(depthwise.taps.data), static_cast<const T*>(call.taps.data), middle * filter());
+      float* shift = arena.take<float>(middle);
+      if (call.depthwise_bias) widen_run(shift, static_cast<const T*>(call.depthwise_bias), middle);
+      if (call.depthwise_bias) depthwise.bias = shift;
+    }
+    const int64_t units = boxes[0] * boxes[1] * boxes[2], tasks = units * across.batch;
+    const Split split = Split::of_units(least(plan.threads, most(tasks, 1)), 1, units, true, across.batch);
+    run_tasks(host, split, [&](Dealer& dealer) {
+      Task task;
+      while (dealer.deal(task)) sum_box(across, depthwise, task.sample, task.first_row);
+    });
+  }
+
+  static int64_t offset(const View& view, const int64_t (&place)[3]) {
+    return place[0] * view.axis[0] + place[1] * view.axis[1] + place[2] * view.axis[2];
+  }
+
+  template <class U>
+  static View from(const View& view, int64_t sample, const int64_t (&place)[3]) {
+    View found = view;
+    if (found.data) found.data = static_cast<U*>(found.data) + sample * view.batch + offset(view, place);
+    return found;
+  }
+
+  void sum_box(const Pointwise& all, const First& depthwise, int64_t sample, int64_t number) const {
+    int64_t place[3];
+    for (int axis = 2; axis >= 0; --axis) {
+      place[axis] = number % boxes[axis] * box[axis];
+      number /= boxes[axis];
+    }
+    Pointwise across = all;
+    across.batch = 1;
+    for (int axis = 0; axis < 3; ++axis) across.size[axis] = least(box[axis], all.size[axis] - place[axis]);
+    across.output = from<T>(all.output, sample, place);
+    across.addend = from<T>(all.addend, sample, place);
+    int64_t first[3];
+    const Problem part = reached(place, across, first);
+    const int64_t positions = across.size[1] * across.size[2], rows = plan.by_rows ? positions : middle;
+    const int64_t workspace = 2 * (whole_vectors(across.outputs) + TILE_WIDTH) + LINE / 4 + V;
+    const int64_t widened = sizeof(T) == sizeof(float) ? 0 : volume(part) * whole_vectors(channels());
+    Arena arena{static_cast<char*>(host.held(whole_lines(rows * pitch * 4) + whole_lines(workspace * 4) +
+                                             whole_lines(widened * 4)))};
+    float* between = arena.take<float>(rows * pitch);
+    const int64_t step = plan.by_rows ? pitch : 1;
+    across.input = {between, Type::float32, 0, plan.by_rows ? 1 : pitch, {0, step * across.size[2], step}};
+    const Host alone = {by_itself, host.scratch, nullptr, 1};
+    View input = from<T>(call.input, sample, first);
+    if constexpr (sizeof(T) != sizeof(float)) input = widen_box(input, part, arena.take<float>(widened));
+    OMNICONV_ISA::sums(part, false, input, across.input, depthwise.taps, depthwise.bias, alone);
+    if (call.between != Activation::none || call.affine.scale) activate(between, rows, plan.by_rows ? middle : positions);
+    PointwiseSums<T, float>(across, alone).run(arena.take<float>(workspace));
+  }
+
+  int64_t channels() const { return call.depthwise.groups * call.depthwise.wide; }
+  static int64_t volume(const Problem& part) { return part.axis[0].wide * part.axis[1].wide * part.axis[2].wide; }
+
+  // The input of a box in float32, which the sums of its taps are computed from and kept in.
+  View widen_box(const View& input, const Problem& part, float* to) const {
+    const Axis* axis = part.axis;
+    const int64_t inner = plan.by_rows ? whole_vectors(channels()) : 1;
+    View wide{to, Type::float32, 0, plan.by_rows ? 1 : volume(part),
+              {inner * axis[2].wide * axis[1].wide, inner * axis[2].wide, inner}};
+    const int64_t outer = plan.by_rows ? 1 : channels();
+    for (int64_t c = 0; c < outer; ++c)
+      for (int64_t d = 0; d < axis[0].wide; ++d)
+        for (int64_t h = 0; h < axis[1].wide; ++h) {
+          const T* row = static_cast<const T*>(input.data) + c * input.channel + d * input.axis[0] + h * input.axis[1];
+          float* row_to = to + c * wide.channel + d * wide.axis[0] + h * wide.axis[1];
+          if (!plan.by_rows) {
+            widen_run(row_to, row, axis[2].wide);
+          } else {
+            for (int64_t w = 0; w < axis[2].wide; ++w)
+              widen_run(row_to + w * inner, row + w * input.axis[2], channels());
+          }
+        }
+    return wide;
+  }
+
+  static void widen_run(float* to, const T* from_, int64_t count) {
+    each_vector(count, [&](int64_t n, int64_t some) { store_count(to + n, load_count(from_ + n, some), some); });
+  }
+
+  static void by_itself(int64_t count, Body body, void* context) { body(context, 0, count); }
+
+  // The depthwise convolution of a box: of the inputs, from `first` on, that it reaches.
+  Problem reached(const int64_t (&place)[3], const Pointwise& across, int64_t (&first)[3]) const {
+    Problem part = call.depthwise;
+    part.batch = 1;
+    for (int axis = 0; axis < 3; ++axis) {
+      Axis& along = part.axis[axis];
+      const int64_t at = place[axis] * along.stride - along.before;
+      const int64_t end = at + (across.size[axis] - 1) * along.stride + span_of(along);
+      first[axis] = least(most(at, 0), along.wide - 1);
+      along.narrow = across.size[axis];
+      // behind the input as well as before it: all taps are outside
+      along.before = at < along.wide ? first[axis] - at : end - at;
+      along.wide = most(least(along.wide, end) - first[axis], 1);
+    }
+    return part;
+  }
+
+  // The affine map and the activation between the two.
+  void activate(float* rows, int64_t count, int64_t length) const {
+    const Affine& affine = call.affine;
+    with_activation(call.between, [&](auto activation) {
+      for (int64_t row = 0; row < count; ++row, rows += pitch)
+        each_vector(length, [&](int64_t n, int64_t some) {
+          vec value = load_count(rows + n, some);
+          if (affine.scale && plan.by_rows) {
+            value = value * load_count(affine.scale + n, some) + load_count(affine.shift + n, some);
+          } else if (affine.scale) {
+            value = value * affine.scale[row] + affine.shift[row];
+          }
+          store_count(rows + n, activation.of(value), some);
+        });
+    });
+  }
+};
+
+template <class T>
+int64_t fused_sums(const Fused& call, float* workspace, const Host& host) {
+  const FusedSums<T> sums(call, host);
+  if (workspace) sums.run(workspace);
+  return sums.floats();
+}
+
+}  // namespace
+}  // namespace omniconv

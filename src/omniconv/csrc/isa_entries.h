@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The entries of one instruction set that have a file of their own, kernels_*.cpp, in the namespace OMNICONV_ISA.
+#pragma once
+
+#include "kernels.h"
+
+namespace omniconv {
+namespace OMNICONV_ISA {
+
+void sums(const Problem&, bool scatter, const View& input, const View& output, const Weights&, const void* bias,
+          const Host&);
+int64_t pointwise(const Pointwise&, float* workspace, const Host&);
+int64_t pack(const Pointwise&, float* to, const Host&);
+int64_t pointwise_gradient(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
+int64_t fused(const Fused&, float* workspace, const Host&);
+
+}  // namespace OMNICONV_ISA
+}  // namespace omniconv

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pointwise convolutions, and what is fused with them, for one instruction set.
+#include "fused_sums.h"
+#include "isa_entries.h"
+#include "pointwise_gradient.h"
+#include "pointwise_sums.h"
+
+namespace omniconv {
+namespace OMNICONV_ISA {
+
+int64_t pointwise(const Pointwise& call, float* workspace, const Host& host) {
+  const auto run = call.input.type == Type::float32 ? pointwise_sums<float> : pointwise_sums<bf16>;
+  return run(call, workspace, host);
+}
+
+int64_t pack(const Pointwise& call, float* to, const Host& host) {
+  const auto run = call.weights.type == Type::float32 ? pack_pointwise<float> : pack_pointwise<bf16>;
+  return run(call, to, host);
+}
+
+int64_t pointwise_gradient(const Pointwise& call, const Matrix& gradient, float* workspace, const Host& host) {
+  const auto run = call.input.type == Type::float32 ? omniconv::pointwise_gradient<float>
+                                                    : omniconv::pointwise_gradient<bf16>;
+  return run(call, gradient, workspace, host);
+}
+
+int64_t fused(const Fused& call, float* workspace, const Host& host) {
+  const auto run = call.input.type == Type::float32 ? fused_sums<float> : fused_sums<bf16>;
+  return run(call, workspace, host);
+}
+
+}  // namespace OMNICONV_ISA
+}  // namespace omniconv

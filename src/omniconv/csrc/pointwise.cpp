@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pointwise.h"
+
+#include <cmath>
+
+namespace omniconv {
+namespace {
+
+// The positions of the wide tensor that the narrow one meets.
+View stepped(const Tensor& tensor, const Problem& problem) {
+  View shown = view(tensor);
+  for (int axis = 0; axis < 3; ++axis) shown.axis[axis] *= problem.axis[axis].stride;
+  return shown;
+}
+
+Pointwise begun(const Call& call) {
+  const Problem& problem = call.bound.problem;
+  Pointwise found{};
+  found.batch = problem.batch;
+  found.inputs = problem.wide;
+  found.outputs = problem.narrow;
+  for (int axis = 0; axis < 3; ++axis) found.size[axis] = problem.axis[axis].narrow;
+  found.by_rows = by_rows(call.input);
+  found.weights = {call.bound.weights.data, call.input.type(), problem.wide, 1};
+  return found;
+}
+
+void run(const Pointwise& call) {
+  const Host threads = host();
+  const Workspace workspace(kernels().pointwise(call, nullptr, threads));
+  kernels().pointwise(call, workspace.data, threads);
+}
+
+Tensor input_gradient(const Call& call, const Pointwise& forward, const Tensor& grad) {
+  const Problem& problem = call.bound.problem;
+  Tensor found = empty(call.input.sizes, call.input.dim, call.input, call.input.channels_inner());
+  bool all = true;
+  for (const Axis& axis : problem.axis) all = all && axis.wide == axis.narrow;
+  if (!all) torch::stable::zero_(found);
+  Pointwise back = forward;
+  back.inputs = problem.narrow;
+  back.outputs = problem.wide;
+  back.input = view(grad);
+  back.output = stepped(found, problem);
+  back.weights.row = 1;
+  back.weights.column = problem.wide;
+  run(back);
+  return found;
+}
+
+// Before packed weights stand a line, which says for what layout they are, and some of the weights as they were.
+constexpr int64_t HEADER = 16;
+
+struct Packed {
+  int64_t samples, weights, all;  // floats of each, and of the tensor
+  float layout;
+
+  explicit Packed(const Pointwise& call) {
+    samples = call.inputs > call.outputs ? call.inputs : call.outputs;
+    weights = kernels().pack(call, nullptr, host());
+    all = HEADER + (samples + HEADER - 1) / HEADER * HEADER + weights;
+    layout = call.by_rows ? 1 : 2;
+  }
+
+  // One of each row and of each column at least.
+  float sample(const Pointwise& call, int64_t at) const {
+    const Matrix& from = call.weights;
+    const int64_t place = at % call.outputs * from.row + at % call.inputs * from.column;
+    return from.type == Type::float32 ? static_cast<const float*>(from.data)[place]
+                                      : widened(static_cast<const bf16*>(from.data)[place]);
+  }
+
+  void fill(const Pointwise& call, float* memory) const {
+    memory[0] = layout;
+    for (int64_t at = 0; at < samples; ++at) memory[HEADER + at] = sample(call, at);
+    kernels().pack(call, memory + all - weights, host());
+  }
+
+  bool fits(const Pointwise& call, const float* memory) const {
+    for (int64_t at = 0; at < samples; ++at) {
+      const float value = sample(call, at);
+      if (__builtin_memcmp(&value, memory + HEADER + at, sizeof value)) return false;  // NaN is like itself
+    }
+    return true;
+  }
+};
+
+}  // namespace
+
+bool by_rows(const Seen& seen) {
+  int64_t positions = 1;
+  for (int64_t axis = 2; axis < seen.dim; ++axis) positions *= seen.sizes[axis];
+  return seen.channels_inner() || (positions == 1 && seen.strides[1] == 1);
+}
+
+Tensor laid(const Tensor& tensor, bool by_rows) {
+  const Seen seen(tensor);
+  if (!by_rows) return seen.strides[seen.dim - 1] == 1 || seen.sizes[seen.dim - 1] == 1 ? tensor : in_order(tensor);
+  if (seen.strides[1] == 1) return tensor;
+  Tensor copy = empty(seen.sizes, seen.dim, seen, true);
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
+Tensor pack(const Pointwise& call) {
+  const Packed packed(call);
+  const int64_t floats = packed.weights ? packed.all : 0;
+  AtenTensorHandle made;
+  const int64_t step = 1;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &floats, &step, aoti_torch_dtype_float32(),
+                                                         aoti_torch_device_type_cpu(), 0, &made));
+  Tensor found(made);
+  if (floats) packed.fill(call, static_cast<float*>(found.data_ptr()));
+  return found;
+}
+
+const float* packed_for(const Pointwise& call, const MaybeTensor& given) {
+  if (!given) return nullptr;
+  const Seen seen(*given);
+  const Packed packed(call);
+  if (!given->is_cpu() || seen.dim != 1 || seen.dtype != aoti_torch_dtype_float32() || !packed.weights ||
+      seen.sizes[0] != packed.all || seen.strides[0] != 1)
+    return nullptr;
+  float* memory = static_cast<float*>(given->data_ptr());
+  if (memory[0] != packed.layout) return nullptr;
+  // Not every change is counted by torch: `.data` and storage that is shared write past it.
+  if (!packed.fits(call, memory)) packed.fill(call, memory);
+  return memory + packed.all - packed.weights;
+}
+
+Activation activation(int64_t number) {
+  STD_TORCH_CHECK(0 <= number && number <= int64_t(Activation::hardswish), "there is no activation number ", number);
+  return Activation(number);
+}
+
+Norm::Norm(const char* name, const Tensors& given, double epsilon, int64_t channels)
+    : memory(given.empty() ? 0 : 2 * channels) {
+  STD_TORCH_CHECK(given.empty() || given.size() == 2 || given.size() == 4, "`", name,
+                  "` must be of no tensors, of two, or of four");
+  if (given.empty()) return;
+  scale = memory.data;
+  shift = scale + channels;
+  const auto column = [&](size_t at) {
+    const Tensor own = in_order(given[at]);
+    const Seen seen = check(name, own, 1);
+    STD_TORCH_CHECK(seen.sizes[0] == channels, "`", name, "` has tensors of ", seen.sizes[0],
+                    " elements, and they must have ", channels);
+    const bool wide = seen.type() == Type::float32;
+    std::vector<float> found(channels);
+    for (int64_t c = 0; c < channels; ++c)
+      found[c] = wide ? static_cast<const float*>(own.data_ptr())[c]
+                      : widened(static_cast<const bf16*>(own.data_ptr())[c]);
+    return found;
+  };
+  const bool batch = given.size() == 4;
+  const std::vector<float> factor = column(batch ? 2 : 0), added = column(batch ? 3 : 1);
+  const std::vector<float> mean = batch ? column(0) : std::vector<float>(channels, 0);
+  const std::vector<float> variance = batch ? column(1) : std::vector<float>();
+  for (int64_t c = 0; c < channels; ++c) {
+    scale[c] = batch ? factor[c] / std::sqrt(variance[c] + float(epsilon)) : factor[c];
+    shift[c] = added[c] - mean[c] * scale[c];
+  }
+}
+
+bool is_pointwise(const Problem& problem) {
+  for (const Axis& axis : problem.axis)
+    if (axis.taps != 1 || axis.before != 0 || axis.stride * (axis.narrow - 1) >= axis.wide) return false;
+  return problem.groups == 1;
+}
+
+Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow) {
+  Pointwise forward = begun(call);
+  const Tensor from = laid(input, forward.by_rows);
+  Tensor output = empty(call.output, call.input.dim, call.input, call.input.channels_inner());
+  MaybeTensor shift, addend;
+  if (bias) forward.bias = (shift = in_order(*bias))->data_ptr();
+  if (follow.addend) forward.addend = view(*(addend = laid(*follow.addend, forward.by_rows)));
+  forward.input = stepped(from, call.bound.problem);
+  forward.output = view(output);
+  forward.affine = follow.affine;
+  forward.activation = follow.activation;
+  forward.packed = packed_for(forward, follow.packed);
+  run(forward);
+  return output;
+}
+
+Gradients pointwise_gradients(const Call& call, const Tensor& grad_, const Tensor& input, int64_t wanted) {
+  check("grad", grad_, call.input, call.output, call.input.dim);
+  const Pointwise forward = begun(call);
+  const Tensor grad = laid(grad_, forward.by_rows);
+  Gradients gradients(nothing(call.input), nothing(call.input), nothing(call.input));
+  auto& [of_input, of_weight, of_bias] = gradients;
+  if (wanted & 1) of_input = input_gradient(call, forward, grad);
+  if (wanted & 2) {
+    of_weight = empty(call.weight.sizes, call.weight.dim, call.weight, false);
+    Pointwise sides = forward;
+    const Tensor from = laid(input, forward.by_rows);
+    sides.input = stepped(from, call.bound.problem);
+    sides.output = view(grad);
+    const Matrix gradient{of_weight.data_ptr(), call.input.type(), forward.inputs, 1};
+    const Host threads = host();
+    const Workspace workspace(kernels().pointwise_gradient(sides, gradient, nullptr, threads));
+    kernels().pointwise_gradient(sides, gradient, workspace.data, threads);
+  }
+  if (wanted & 4) of_bias = channel_totals(grad, call.input);
+  return gradients;
+}
+
+}  // namespace omniconv

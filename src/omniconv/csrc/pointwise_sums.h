@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pointwise convolution as a product of matrices, tile by tile, with what follows it while a tile is in the cache.
+#pragma once
+
+#include "activation.h"
+#include "pointwise_plan.h"
+
+namespace omniconv {
+namespace {
+
+constexpr int64_t LEAST_FETCHED = 64;      // inputs: with fewer, fetching the next rows costs more than it saves
+constexpr int64_t BLOCK_FLOATS = 1 << 14;  // of inputs and outputs, which a task reads and writes
+
+// Calls each(first, count) for pieces of at most TILE_HEIGHT, all as long as that allows.
+template <class Each>
+OMNICONV_INLINE void each_tile(int64_t begin, int64_t end, const Each& each) {
+  for (int64_t left = ceil_div(end - begin, TILE_HEIGHT); left > 0; --left) {
+    const int64_t count = ceil_div(end - begin, left);
+    each(begin, count);
+    begin += count;
+  }
+}
+
+// T: of the output, what is added to it and the weights; From: of the input.
+template <class T, class From = T>
+struct PointwiseSums {
+  const Pointwise& call;
+  const Host& host;
+  PointwisePlan plan;
+  Places from, to, added;
+  bool direct;    // rows of the first factor are those of the tensor
+  bool near;      // tiles are the results
+  int64_t units;  // blocks of rows, or panels of positions of all samples
+  int64_t length; // of a unit
+  int64_t band, bands;  // outputs of a task
+
+  PointwiseSums(const Pointwise& call_, const Host& host_)
+      : call(call_),
+        host(host_),
+        plan(call_, host_),
+        from(call.size, call.input),
+        to(call.size, call.output),
+        added(call.size, call.addend) {
+    const bool clamps = call.activation <= Activation::relu6;
+    const bool floats = sizeof(T) == sizeof(float);
+    if (plan.by_rows) {
+      direct = sizeof(From) == sizeof(float) && uniform(call.input, from) && from.step[2] % MEETING;
+      near = floats && clamps && !call.addend.data && uniform(call.output, to);
+      const int64_t rows = call.batch * plan.positions, a_row = direct ? call.inputs : plan.weight_pitch();
+      length = most(least(BLOCK_FLOATS / (a_row + call.outputs) / TILE_HEIGHT, 8), 2) * TILE_HEIGHT;
+      units = ceil_div(rows, length);
+      length = ceil_div(rows, most(units, 1));
+    } else {
+      direct = false;
+      near = floats && clamps && !call.addend.data && to.even && to.step[2] == 1;
+      length = TILE_WIDTH;
+      units = call.batch * ceil_div(plan.positions, length);
+    }
+    const int64_t step = plan.by_rows ? TILE_WIDTH : TILE_HEIGHT, steps = ceil_div(call.outputs, step);
+    const int64_t wanted = plan.threads > 1 ? ceil_div(TASKS_PER_THREAD * plan.threads, most(units, 1)) : 1;
+    band = ceil_div(steps, least(wanted, ceil_div(steps, 4))) * step;
+    bands = ceil_div(call.outputs, band);
+  }
+
+  bool uniform(const View& view, const Places& places) const {
+    return places.even && (call.batch <= 1 || view.batch == plan.positions * places.step[2]);
+  }
+
+  int64_t bias_floats() const { return whole_vectors(call.outputs) + TILE_WIDTH; }
+  bool packs() const { return !call.packed && !plan.lying(); }
+  int64_t floats() const { return 2 * bias_floats() + (packs() ? plan.packed_floats() : 0) + V; }
+
+  void run(float* workspace) const {
+    Arena arena{reinterpret_cast<char*>(workspace)};
+    float* bias = arena.take<float>(2 * bias_floats());
+    shift(bias);
+    const float* weights = call.packed;
+    int64_t weight_row = plan.weight_pitch();
+    if (!weights && plan.lying()) {
+      weights = static_cast<const float*>(call.weights.data);
+      weight_row = call.weights.row;
+    } else if (!weights) {
+      float* packed = reinterpret_cast<float*>(arena.at);
+      plan.template pack<T>(packed, host);
+      weights = packed;
+    }
+    const Split split = Split::of_units(least(plan.threads, most(units * bands, 1)), bands, units, true);
+    run_tasks(host, split, [&](Dealer& dealer) {
+      Task task;
+      while (dealer.deal(task)) {
+        const int64_t first = task.block * band, end = least(first + band, call.outputs);
+        if (plan.by_rows) {
+          sum_rows(task.first_row * length, first, end, weights, bias);
+        } else {
+          sum_panel(task.first_row, first, end, weights, weight_row, bias);
+        }
+      }
+    });
+  }
+
+  // The biases through the affine map, and its factors behind them.
+  void shift(float* bias) const {
+    const Affine& affine = call.affine;
+    for (int64_t o = 0; o < bias_floats(); ++o) {
+      const bool is = o < call.outputs;
+      bias[o] = call.bias && is ? widen(static_cast<const T*>(call.bias)[o]) : 0;
+      if (!affine.scale) continue;
+      bias[o] = is ? bias[o] * affine.scale[o] + affine.shift[o] : 0;
+      bias[bias_floats() + o] = is ? affine.scale[o] : 0;
+    }
+  }
+
+  TileCall tile_call(int64_t a_row, int64_t b_row, int64_t out_row) const {
+    constexpr float INFINITE = __builtin_inff();
+    const bool clamps = near && call.activation != Activation::none;
+    return {a_row,
+            b_row,
+            call.inputs,
+            out_row,
+            !plan.by_rows,
+            call.affine.scale ? bias_floats() : 0,
+            false,
+            clamps ? 0 : -INFINITE,
+            near && call.activation == Activation::relu6 ? 6 : INFINITE};
+  }
+
+  // Positions begin … begin + length - 1 of all samples, for the outputs first … end - 1.
+  void sum_rows(int64_t begin, int64_t first, int64_t end, const float* weights, const float* bias) const {
+    const int64_t last_row = least(begin + length, call.batch * plan.positions), pitch = plan.weight_pitch();
+    Arena arena{static_cast<char*>(
+        host.scratch(whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(direct ? 0 : length * pitch * 4)))};
+    float* sums = arena.take<float>(TILE_HEIGHT * TILE_WIDTH);
+    const float* rows = reinterpret_cast<const float*>(arena.at);
+    int64_t a_row = pitch;
+    if (direct) {
+      rows = static_cast<const float*>(call.input.data) + begin * from.step[2];
+      a_row = from.step[2];
+    } else {
+      copy_rows(reinterpret_cast<float*>(arena.at), begin, last_row);
+    }
+    for (int64_t o = first; o < end; o += TILE_WIDTH) {
+      const int64_t lanes = least(TILE_WIDTH, call.outputs - o), width = whole_vectors(lanes), last = lanes - width + V;
+      const TileCall tile = tile_call(a_row, width, near ? to.step[2] : TILE_WIDTH);
+      const SumTiles& tiles = direct && o == first && call.inputs >= LEAST_FETCHED ? FETCHING_TILES : SUM_TILES<false>;
+      const float* panel = weights + o * call.inputs;
+      each_tile(begin, last_row, [&](int64_t row, int64_t count) {
+        const SumTile sum = tiles.of[count][width / V];
+        const float* a = rows + (row - begin) * a_row;
+        if (near) {
+          sum(tile, a, panel, bias + o, static_cast<float*>(call.output.data) + row * to.step[2] + o, last);
+        } else {
+          sum(tile, a, panel, bias + o, sums, V);
+          finish(sums, count, lanes, [&](int64_t m, const View& view, const Places& places) {
+            return (row + m) / plan.positions * view.batch + places.at((row + m) % plan.positions) + o;
+          });
+        }
+      });
+    }
+  }
+
+  void copy_rows(float* to_, int64_t begin, int64_t end) const {
+    const int64_t pitch = plan.weight_pitch();
+    int64_t sample = begin / plan.positions, position = begin % plan.positions;
+    for (int64_t row = begin; row < end; ++row, to_ += pitch) {
+      const From* row_at = static_cast<const From*>(call.input.data) + sample * call.input.batch + from.at(position);
+      each_vector(call.inputs, [&](int64_t k, int64_t some) { store(to_ + k, load_count(row_at + k, some)); });
+      if (++position == plan.positions) {
+        position = 0;
+        ++sample;
+      }
+    }
+  }
+
+  // The positions of a panel, for the outputs first … end - 1.
+  void sum_panel(int64_t unit, int64_t first, int64_t end, const float* weights, int64_t weight_row,
+                 const float* bias) const {
+    const int64_t panels = ceil_div(plan.positions, TILE_WIDTH), sample = unit / panels;
+    const int64_t begin = unit % panels * TILE_WIDTH, lanes = least(TILE_WIDTH, plan.positions - begin);
+    const int64_t width = whole_vectors(lanes), last = lanes - width + V;
+    Arena arena{static_cast<char*>(
+        host.scratch(whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(call.inputs * width * 4)))};
+    float* sums = arena.take<float>(TILE_HEIGHT * TILE_WIDTH);
+    float* panel = reinterpret_cast<float*>(arena.at);
+    pack_positions(panel, width, sample, begin, lanes);
+    const int64_t channel = call.output.channel;
+    const TileCall tile = tile_call(weight_row, width, near ? channel : TILE_WIDTH);
+    float* out = static_cast<float*>(call.output.data) + (near ? sample * call.output.batch + to.at(begin) : 0);
+    each_tile(first, end, [&](int64_t o, int64_t count) {
+      const SumTile sum = SUM_TILES<false>.of[count][width / V];
+      if (near) {
+        sum(tile, weights + o * weight_row, panel, bias + o, out + o * channel, last);
+      } else {
+        sum(tile, weights + o * weight_row, panel, bias + o, sums, V);
+        finish_positions(sums, count, o, sample, begin, lanes);
+      }
+    });
+  }
+
+  void pack_positions(float* panel, int64_t width, int64_t sample, int64_t begin, int64_t lanes) const {
+    const From* base = static_cast<const From*>(call.input.data) + sample * call.input.batch;
+    if (from.even && from.step[2] == 1) {
+      base += begin;
+      for (int64_t c = 0; c < call.inputs; ++c, base += call.input.channel, panel += width)
+        each_vector(lanes, [&](int64_t p, int64_t some) { store(panel + p, load_count(base + p, some)); });
+      return;
+    }
+    int64_t at[TILE_WIDTH];
+    for (int64_t p = 0; p < lanes; ++p) at[p] = from.at(begin + p);
+    for (int64_t c = 0; c < call.inputs; ++c, base += call.input.channel, panel += width)
+      for (int64_t p = 0; p < width; ++p) panel[p] = p < lanes ? widen(base[at[p]]) : 0;
+  }
+
+  void finish_positions(float* sums, int64_t count, int64_t o, int64_t sample, int64_t begin, int64_t lanes) const {
+    const auto at = [&](const View& view, int64_t m) { return sample * view.batch + (o + m) * view.channel; };
+    if (to.even && to.step[2] == 1 && (!call.addend.data || (added.even && added.step[2] == 1))) {
+      finish(sums, count, lanes, [&](int64_t m, const View& view, const Places& places) {
+        return at(view, m) + places.at(begin);
+      });
+      return;
+    }
+    for (int64_t m = 0; m < count; ++m) {
+      float* row = sums + m * TILE_WIDTH;
+      if (call.addend.data)
+        for (int64_t p = 0; p < lanes; ++p)
+          row[p] += widen(static_cast<const T*>(call.addend.data)[at(call.addend, m) + added.at(begin + p)]);
+      activate(row, lanes);
+      for (int64_t p = 0; p < lanes; ++p)
+        narrow(static_cast<T*>(call.output.data) + at(call.output, m) + to.at(begin + p), row[p]);
+    }
+  }
+
+  void activate(float* row, int64_t lanes) const {
+    with_activation(call.activation, [&](auto activation) {
+      for (int64_t n = 0; n < lanes; n += V) store(row + n, activation.of(load(row + n)));
+    });
+  }
+
+  // The addend, the activation, and the way to the output, whose row m begins at at(m, view, its places).
+  template <class At>
+  void finish(const float* sums, int64_t count, int64_t lanes, const At& at) const {
+    with_activation(call.activation, [&](auto activation) {
+      for (int64_t m = 0; m < count; ++m) {
+        T* out = static_cast<T*>(call.output.data) + at(m, call.output, to);
+        const T* addend = static_cast<const T*>(call.addend.data);
+        if (addend) addend += at(m, call.addend, added);
+        each_vector(lanes, [&](int64_t n, int64_t some) {
+          vec value = load(sums + m * TILE_WIDTH + n);
+          if (addend) value += load_count(addend + n, some);
+          store_count(out + n, activation.of(value), some);
+        });
+      }
+    });
+  }
+};
+
+template <class T>
+int64_t pointwise_sums(const Pointwise& call, float* workspace, const Host& host) {
+  const PointwiseSums<T> sums(call, host);
+  if (workspace) sums.run(workspace);
+  return sums.floats();
+}
+
+template <class T>
+int64_t pack_pointwise(const Pointwise& call, float* to, const Host& host) {
+  const PointwisePlan plan(call, host);
+  if (plan.lying()) return 0;
+  if (to) plan.template pack<T>(to, host);
+  return plan.packed_floats();
+}
+
+}  // namespace
+}  // namespace omniconv

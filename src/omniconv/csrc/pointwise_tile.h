@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of the product of two matrices, whose sums stay in registers.
+#pragma once
+
+#include "simd.h"
+#include "steps.h"
+
+namespace omniconv {
+namespace {
+
+// Rows of a tile, of two vectors each: with two vectors of the second factor and a number of the first, that is all
+// registers but a few.
+constexpr int TILE_HEIGHT = MAX_TILE == 14 ? 14 : 6;
+constexpr int64_t TILE_WIDTH = 2 * V;
+
+// out[m][n] = clamped(scale · Σ_k a[m][k] · b[k][n] + bias)
+struct TileCall {
+  int64_t a_row;  // number k of row m at a + m * a_row + k, or (ACROSS) a + k * a_row + m
+  int64_t b_row;  // row k at b + k * b_row
+  int64_t length;
+  int64_t out_row;
+  bool bias_by_row;  // one bias, and scale, for each row, or one for each column
+  int64_t scale;     // stand so far behind the biases; 0: there are none
+  bool add;          // to what stands in the output, instead of a bias
+  float low, high;
+};
+
+// The last vector of each row has `last` lanes. FETCH: rows that follow are those of the next tile.
+template <bool ACROSS, int M, int N, bool FETCH = false>
+void sum_tile(const TileCall& call, const float* a, const float* b, const float* bias, float* out, int64_t last) {
+  vec sum[M][N];
+#pragma GCC unroll 14
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) {
+      const int64_t lanes = n + 1 < N ? V : last;
+      sum[m][n] = call.add           ? load_count(out + m * call.out_row + n * V, lanes)
+                  : call.scale           ? vec{}
+                  : call.bias_by_row ? splat(bias[m])
+                                     : load_count(bias + n * V, lanes);
+    }
+  // Three rows share an address: the processor adds once or twice a register to another.
+  const float* base[(M + 2) / 3];
+#pragma GCC unroll 5
+  for (int third = 0; third < (M + 2) / 3; ++third) base[third] = a + 3 * third * call.a_row;
+  const int64_t row = call.a_row;
+  for (int64_t k = 0; k < call.length; ++k, b += call.b_row) {
+    vec factor[N];
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) factor[n] = load(b + n * V);
+    if (FETCH) __builtin_prefetch(a + M * row + k * V, 0, 2);  // a line for each step, which is all of the next rows
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m) {
+      vec value = splat(ACROSS ? a[m] : base[m / 3][m % 3 * row]);
+      keep(value);
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] += value * factor[n];
+    }
+    if (ACROSS) {
+      a += row;
+    } else {
+#pragma GCC unroll 5
+      for (int third = 0; third < (M + 2) / 3; ++third) ++base[third];
+    }
+  }
+  const vec low = splat(call.low), high = splat(call.high);
+#pragma GCC unroll 14
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) {
+      vec value = sum[m][n];
+      if (call.scale) {
+        const float* own = bias + (call.bias_by_row ? m : n * V);
+        value = call.bias_by_row ? value * splat(own[call.scale]) + splat(own[0])
+                                 : value * load(own + call.scale) + load(own);
+      }
+      value = low > value ? low : value;
+      value = high < value ? high : value;
+      store_count(out + m * call.out_row + n * V, value, n + 1 < N ? V : last);
+    }
+}
+
+using SumTile = void (*)(const TileCall&, const float* a, const float* b, const float* bias, float* out, int64_t last);
+struct SumTiles {
+  SumTile of[TILE_HEIGHT + 1][3];  // by rows and vectors
+};
+
+template <bool ACROSS, bool FETCH, int M = TILE_HEIGHT>
+constexpr void fill_tiles(SumTiles& tiles) {
+  tiles.of[M][1] = sum_tile<ACROSS, M, 1, FETCH>;
+  tiles.of[M][2] = sum_tile<ACROSS, M, 2, FETCH>;
+  if constexpr (M > 1) fill_tiles<ACROSS, FETCH, M - 1>(tiles);
+}
+
+template <bool ACROSS, bool FETCH = false>
+constexpr SumTiles sum_tiles() {
+  SumTiles tiles{};
+  fill_tiles<ACROSS, FETCH>(tiles);
+  return tiles;
+}
+
+template <bool ACROSS>
+constexpr SumTiles SUM_TILES = sum_tiles<ACROSS>();
+constexpr SumTiles FETCHING_TILES = sum_tiles<false, true>();
+
+}  // namespace
+}  // namespace omniconv

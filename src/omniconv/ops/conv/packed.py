@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pointwise convolutions in eager inference, whose weights stay packed between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omniconv.core.flat import Flat
+from omniconv.core.follow import Packing
+from omniconv.core.problem import ConvProblem
+
+from . import FAMILY, is_unpadded_pointwise
+
+
+class PackedPointwise:
+    """The compiled kernel for one pointwise problem, called with its tensors alone."""
+
+    def __init__(self, flat: tuple[int, ...]) -> None:
+        self.packing = Packing()
+        self._flat, self._followed = flat, (*flat, 0)  # no activation
+        self._plain = torch.ops.omniconv.conv_native_raw.default._op  # noqa: SLF001
+        self._packed = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
+
+    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        packed = self.packing.of(input, weight)
+        if packed is None:
+            return self._plain(input, weight, bias, self._flat)
+        return self._packed(input, weight, packed, bias, [], 0.0, None, self._followed)
+
+
+def packed_bound(problem: ConvProblem, *numbers: Any) -> Callable[..., Tensor] | None:
+    """What eager inference calls for a pointwise problem."""
+    if not is_unpadded_pointwise(problem):
+        return None
+    return PackedPointwise(Flat(FAMILY.schema, ("zeros",)).pack(numbers))

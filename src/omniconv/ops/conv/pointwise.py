@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of the pointwise convolution, with what usually follows one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
+
+from omniconv.core.choose import choose
+from omniconv.core.flat import Flat
+from omniconv.core.follow import (
+    Activation,
+    Norm,
+    Packing,
+    Part,
+    activation_code,
+    activation_of,
+    check_residual,
+    follow,
+    hooked,
+    norm_of,
+    norm_terms,
+    takes,
+)
+from omniconv.core.problem import ConvProblem
+
+from . import FAMILY, is_unpadded_pointwise
+from .base import Conv
+
+
+def followed(problem: ConvProblem) -> Followed | None:
+    """What computes a pointwise problem and what follows it at once, where the compiled kernel takes it."""
+    return Followed(problem) if is_unpadded_pointwise(problem) and choose(problem).kernel.compiled else None
+
+
+class Followed:
+    """The compiled kernel of one pointwise problem in eager inference."""
+
+    def __init__(self, problem: ConvProblem) -> None:
+        self.problem, self.packing = problem, Packing()
+        self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
+        self._call: Callable[..., Tensor] = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
+
+    def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
+        return followed, (self.problem,)
+
+    def __call__(
+        self,
+        input: Tensor,
+        own: Tensor,
+        bias: Tensor | None,
+        norm: nn.Module | None,
+        residual: Tensor | None,
+        activation: Part,
+    ) -> Tensor | None:
+        """The result, or None where the parts must be called one by one; ``own`` is a parameter of (o, c, …)."""
+        if is_dynamo_compiling() or hooked((norm, activation)):
+            return None
+        terms, code = norm_terms(norm), activation_code(activation)
+        if terms is None or code is None or not takes((input, own, bias, residual, *terms[0])):
+            return None
+        if input.dim() != self.problem.dim + 2:
+            return None
+        weight = own if own.dim() == input.dim() else own.detach().unsqueeze(2)
+        packed = self.packing.of(input, own, weight)
+        try:
+            return self._call(input, weight, packed, bias, *terms, residual, (*self._flat, code))
+        except (RuntimeError, TypeError):
+            return None  # the parts say better what is wrong
+
+
+class _PointwiseConv(Conv):
+    """A kernel of one tap: a linear map of the channels, the same at every position.
+
+    y[n,o,p] = b[o] + Σ_c W[o,c] x[n, c, s·p]. It mixes all channels of one position and sees no neighbour. The same
+    as ``Conv{1,2,3}d(c, o, 1)``, with its state dict, to which ``norm`` adds its own.
+
+    Args:
+        in_channels, out_channels: C and O.
+        stride: step between outputs; the positions between are not read.
+        groups: G; channels meet only inside their group.
+        bias: whether a number per output channel is added; leave it out before a batch norm.
+        norm: after the convolution: a module, or what makes one from a number of channels, such as ``nn.BatchNorm2d``.
+        activation: at the end: a module, its class (``nn.ReLU6``), or a function of a tensor.
+
+    ``forward`` takes a ``residual`` besides the input, of the output's shape, which is added before ``activation``. In
+    inference on a CPU a batch norm in ``eval`` and the activations ReLU, ReLU6, SiLU, GELU and hard swish are computed
+    with the convolution, in one call; weights that come again unchanged stay packed, a copy of them.
+
+    Shape:
+        input (n, c, *spatial) or (c, *spatial); output (n, o, *⌈spatial/s⌉); weight (o, c/g, 1, …).
+
+    Raises:
+        TypeError, ValueError: as :class:`Conv2d`; a norm or activation that is none of what is named above, or a
+            ``residual`` of another shape than the output's.
+
+    Source:
+        Lin et al., Network In Network, 2014.
+
+    Example:
+        >>> layer = PointwiseConv2d(64, 16, bias=False, norm=nn.BatchNorm2d, activation=nn.ReLU)
+        >>> layer(torch.randn(1, 64, 7, 7), torch.randn(1, 16, 7, 7)).shape
+        torch.Size([1, 16, 7, 7])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        norm: Norm | None = None,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, 1, stride, 0, 1, groups, bias, "zeros", device, dtype)
+        self.norm = norm_of("norm", norm, self.out_channels, device, dtype)
+        self.activation = activation_of("activation", activation)
+        self._followed = followed(self.problem)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if residual is None and self.norm is None and self.activation is None:
+            return super().forward(input)
+        if residual is not None:
+            check_residual(self.problem, input, residual)
+        if self._followed is not None:
+            output = self._followed(input, self.weight, self.bias, self.norm, residual, self.activation)
+            if output is not None:
+                return output
+        return follow(super().forward(input), self.norm, residual, self.activation)
+
+
+class PointwiseConv1d(_PointwiseConv):  # noqa: D101  # as its base
+    __doc__ = _PointwiseConv.__doc__
+    dim = 1
+
+
+class PointwiseConv2d(_PointwiseConv):  # noqa: D101  # as its base
+    __doc__ = _PointwiseConv.__doc__
+    dim = 2
+
+
+class PointwiseConv3d(_PointwiseConv):  # noqa: D101  # as its base
+    __doc__ = _PointwiseConv.__doc__
+    dim = 3
+
+
+class Linear(nn.Linear):
+    """A linear map of the last axis: a pointwise convolution of channels that lie last.
+
+    y[…,o] = b[o] + Σ_c W[o,c] x[…,c]. Arguments, attributes and state dict are those of ``torch.nn.Linear``. With
+    gradients it is torch's; in inference on a CPU its weights stay packed between calls, a copy of them, and what
+    follows is computed with it.
+
+    Args:
+        in_features, out_features: C and O.
+        bias: whether a number per output is added.
+        activation: at the end, as :class:`PointwiseConv2d`'s.
+
+    ``forward`` takes a ``residual`` besides the input, of the output's shape, which is added before ``activation``.
+
+    Shape:
+        input (…, c); output (…, o); weight (o, c).
+
+    Raises:
+        TypeError, ValueError: as ``torch.nn.Linear``; an activation that is none, a ``residual`` of another shape than
+            the output's.
+
+    Source:
+        Lin et al., Network In Network, 2014.
+
+    Example:
+        >>> Linear(64, 256, activation=nn.GELU)(torch.randn(2, 196, 64)).shape
+        torch.Size([2, 196, 256])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.activation = activation_of("activation", activation)
+        self._followed = None
+        if in_features > 0 and out_features > 0:
+            self._followed = followed(ConvProblem.of("conv", 1, in_features, out_features, 1, bias=bias))
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if residual is not None:
+            self._check_residual(input, residual)
+        output = None if is_dynamo_compiling() else self._at_once(input, residual)
+        if output is not None:
+            return output
+        return follow(super().forward(input), None, residual, self.activation)
+
+    def _at_once(self, input: Any, residual: Tensor | None) -> Tensor | None:
+        if self._followed is None or not isinstance(input, Tensor) or input.dim() < 1:
+            return None
+        if input.shape[-1] != self.in_features or not takes((input, self.weight, self.bias, residual)):
+            return None
+        channels = input.reshape(1, -1, self.in_features).transpose(1, 2)
+        added = None if residual is None else residual.reshape(1, -1, self.out_features).transpose(1, 2)
+        output = self._followed(channels, self.weight, self.bias, None, added, self.activation)
+        return None if output is None else output.transpose(1, 2).reshape(*input.shape[:-1], self.out_features)
+
+    def _check_residual(self, input: object, residual: object) -> None:
+        if not isinstance(residual, Tensor):
+            raise TypeError(f"`residual` (={type(residual).__name__}) must be a torch.Tensor or None.")
+        if isinstance(input, Tensor) and input.dim() > 0:
+            want = (*input.shape[:-1], self.out_features)
+            if tuple(residual.shape) != want:
+                raise ValueError(f"`residual` shape (={tuple(residual.shape)}) must be that of the output, {want}.")
