@@ -92,7 +92,7 @@ $(BENCH_READY): $(READY)
 	@$(PIP) install -c constraints.txt $(PEERS)
 	@touch $@
 
-bench: $(BENCH_READY)  ## time every family beside torch and inference engines on this machine; takes about a quarter of an hour
+bench: $(BENCH_READY)  ## time every family beside torch and inference engines on this machine; takes about twenty minutes
 	$(BIN)/python benchmarks/run.py --rt
 
 format: $(READY)  ## format, and mend what the linter can mend by itself

@@ -7,7 +7,7 @@ Two limits lie between a roofline and a call. A kernel whose loads and products 
 not that of the longer: `apart`. And a training step goes through torch's autograd, whose code large tensors have driven
 out of the caches: `autograd` is what a step on two numbers takes behind the kernels, whatever kernels they are (0 where
 the noise of a longer problem hides it). Of both limits together, a call reaches a share, and its target asks for one:
-at 100 % the target is the limit.
+at 100 % the target is the limit. Problems that something follows are left out: their kernels are not called apart.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
     shares = below(read(options.result, parser)["rows"])
     with real_time(wanted=options.rt):
         machine = measure_machine()
-    found = [measured(one, options.seconds, rt=options.rt) for one in every() if one.name in shares]
+    found = [
+        measured(one, options.seconds, rt=options.rt) for one in every() if one.name in shares and not one.followed
+    ]
     with real_time(wanted=options.rt):
         machine = better(machine, measure_machine())
     print(f"{machine.name}, {machine.threads} threads, torch {machine.torch}; ms, and shares of apart + autograd")

@@ -64,9 +64,11 @@ def test_they_can_be_chosen():
         benchmarks("(")
 
 
-@pytest.mark.parametrize("variant", ["nchw", "cl.int8", "cf.train.bf16", "cf.bf16.bf16.train"])
+@pytest.mark.parametrize(
+    "variant", ["nchw", "cl.int8", "cf.train.bf16", "cf.bf16.bf16.train", "cl.add.relu", "cl.tanh", "cl.relu "]
+)
 def test_an_unknown_variant_is_refused(variant):
-    with pytest.raises(ValueError, match=r"cl\.bf16\.train"):
+    with pytest.raises(ValueError, match=r"cl\.bf16\.relu6\.add\.train"):
         Benchmark.of("a", "b", ConvProblem.parse("conv:n1_c1_o1_i3_k3"), variant)
 
 

@@ -18,6 +18,7 @@ from .tail import NOISY, Tail, examples, tail
 EXAMPLES = examples(
     "bench dw7_56x96",
     "bench '^mamba' --peers torch,compile --seconds 1",
+    "bench 'relu6' --peers torch,onnxruntime",
     "bench 'depthwise 2-D' --mode training --layout cl -o times.csv",
 )
 
@@ -38,7 +39,8 @@ def command(*, regex: str, peers: str | None, tail: Tail, **options: Any) -> Non
 
     Every answer is checked against the formula in float64, then omniconv and its peers are timed in the same rounds.
     The table shows milliseconds, how many times faster omniconv is than each peer, and the share of the machine's
-    roofline. All of them take about a quarter of an hour.
+    roofline. All of them take about twenty minutes. Names end in a layout (cf, cl), then bf16, the activation that
+    follows (relu, relu6, silu, gelu, hardswish), add for a residual added before it, and train, each where it holds.
     """
     from omniconv.analysis.benchmark.bench import bench
 

@@ -10,7 +10,9 @@ from typing import Any
 from .problem import ConvProblem
 
 # Group (of the results and of their chart) → name → problem string, and its variants: a layout, then the dtype where
-# it is not float32, then ``train`` where gradients are timed too, as in ``cl.bf16.train``.
+# it is not float32; the activation that follows, if any; ``add`` where a residual of the output's shape is added before
+# it; then ``train`` where gradients are timed too, as in ``cl.bf16.relu6.add.train``. Of several convolutions the
+# activation follows each, and the residual is added before the last.
 Problems = Mapping[str, Mapping[str, tuple[str, str]]]
 
 
@@ -51,11 +53,14 @@ class Benchmarks:
         problems: those that are timed.
         plain: the ordinary convolutions, in sequence; () for none.
         node: the operator of ONNX, where ordinary convolutions are none; None where there is no such operator.
+        followed: the layer of a problem with an activation, a function or None, after each convolution. Its parameters
+            have the names of the family's tensors, and its call takes a residual behind the input.
     """
 
     problems: Problems = field(default_factory=dict)
     plain: Callable[[ConvProblem], tuple[Plain, ...]] = field(default=lambda problem: ())
     node: Callable[[ConvProblem], Node | None] = field(default=lambda problem: None)
+    followed: Callable[[ConvProblem, Any], Any] | None = None
 
 
 def itself(problem: ConvProblem) -> tuple[Plain, ...]:

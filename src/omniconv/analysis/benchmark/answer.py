@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from omniconv.analysis.benchmark.operands import Operands
 from omniconv.analysis.benchmark.peers import Unavailable
-from omniconv.analysis.benchmark.peers.plain import answered, function_of
+from omniconv.analysis.benchmark.peers.plain import Function, answered, composed, function_of, steps_of
 from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.analysis.comparison.verify import rounding
+from omniconv.core.family import family_of
+from omniconv.core.problem import ConvProblem
 
 # The formula walks the taps, and writes its input and its output anew for each: with more elements than this, or more
 # multiply-adds, torch's convolution in float64 answers for it. Takes about a second.
@@ -24,20 +27,27 @@ MOST_MACS = 500_000_000
 def right_answer(benchmark: Benchmark, operands: Operands) -> tuple[Tensor, ...]:
     """The output and, where the benchmark trains, the gradient of every argument, in float64."""
     problem, family = benchmark.problem, benchmark.family
-
-    def formula(*tensors: Tensor | None) -> Tensor:
-        return family.part("reference").reference(problem, *tensors)
-
-    function = formula
+    function = formula = _formula(benchmark)
     walked = (problem.batch or 1) * prod(problem.kernel_size)
     walked *= problem.in_channels * prod(problem.in_size or ()) + problem.out_channels * prod(problem.out_size)
     if walked * (3 if benchmark.training else 1) > MOST_ELEMENTS or family.cost(problem).macs > MOST_MACS:
         try:
-            function = function_of(problem)
+            function = function_of(benchmark)
         except Unavailable:
             function = formula
     call = answered(function, operands.wide())
     return tuple(tensor.detach() for tensor in call.read(call.run()))
+
+
+def _formula(benchmark: Benchmark) -> Function:
+    """The family's formula; where something follows its convolutions, those of their families, one after the other."""
+    if benchmark.followed:
+        return composed(benchmark, [_reference(step.problem) for step in steps_of(benchmark.problem)])
+    return _reference(benchmark.problem)
+
+
+def _reference(problem: ConvProblem) -> Function:
+    return partial(family_of(problem).part("reference").reference, problem)
 
 
 def complaint(answer: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype) -> str:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 
 import omniconv
 from omniconv.analysis.benchmark.answer import complaint, right_answer
-from omniconv.analysis.benchmark.operands import operands_of
+from omniconv.analysis.benchmark.operands import Operands, operands_of
 from omniconv.analysis.benchmark.peers import Call, Unavailable, prepared, version
-from omniconv.analysis.benchmark.peers.plain import answered
+from omniconv.analysis.benchmark.peers.plain import Function, answered
 from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.analysis.benchmark.result import Bench, Beside, Row, Spread
 from omniconv.analysis.benchmark.scheduling import real_time
@@ -92,7 +93,7 @@ def _row(benchmark: Benchmark, names: Sequence[str], machine: Machine, seconds: 
         return f"wrong: {said}" if said else ""
 
     with torch.inference_mode(mode=not benchmark.training):
-        if wrong := admit(OURS, lambda: answered(Plan(benchmark.problem), operands)):
+        if wrong := admit(OURS, lambda: answered(ours(benchmark, operands), operands)):
             return Row(benchmark, kernel, wrong=wrong)
         for name in names:
             if why := admit(name, partial(prepared, name, benchmark, operands, machine.threads)):
@@ -114,6 +115,20 @@ def _row(benchmark: Benchmark, names: Sequence[str], machine: Machine, seconds: 
     ms = Spread.of(timings[OURS], MILLI)
     ordered = {name: beside[name] for name in names}
     return Row(benchmark, kernel, ms, noisy=timings[OURS].noisy, peers=ordered)
+
+
+def ours(benchmark: Benchmark, operands: Operands) -> Function:
+    """The function of the operands: a plan, or where something follows, the family's layer with them as parameters."""
+    family = benchmark.family
+    if not benchmark.followed:
+        return Plan(benchmark.problem)
+    if family.benchmarks.followed is None:
+        raise ValueError(f"{benchmark.name}: {family.name} has no layer with an activation.")
+    activation = getattr(nn.functional, benchmark.activation) if benchmark.activation else None
+    layer: nn.Module = family.benchmarks.followed(benchmark.problem, activation)
+    for name, operand in list(zip(family.tensor_names, operands.tensors, strict=True))[1:]:
+        layer._parameters[name] = operand  # type: ignore[assignment]  # noqa: SLF001  # a leaf serves as well
+    return (lambda x, *others: layer(x, others[-1])) if benchmark.add else lambda x, *_: layer(x)
 
 
 def _kernel(benchmark: Benchmark, device: str) -> str:

@@ -15,13 +15,20 @@ from omniconv.core.problem import ConvProblem
 LAYOUTS = ("cf", "cl")
 DTYPES = ("float32", "bfloat16")
 MODES = ("forward", "training")
+# Functions of torch.nn.functional.
+ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
 POSITION = Position(64, 128, (56, 56), (3, 3), (1, 1), (1, 1))
-_SHORT = {"bf16": "bfloat16"}
+_VARIANT = re.compile(rf"({'|'.join(LAYOUTS)})(\.bf16)?(?:\.({'|'.join(ACTIVATIONS)}))?(\.add)?(\.train)?")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A problem under a name, with how its tensors lie, what they hold, and whether gradients are computed too."""
+    """A problem under a name, with how its tensors lie, what they hold, and whether gradients are computed too.
+
+    Attributes:
+        activation: what follows every convolution of the problem, a word of ``ACTIVATIONS`` or "".
+        add: whether a residual of the output's shape is added before the last activation.
+    """
 
     name: str
     group: str
@@ -29,16 +36,21 @@ class Benchmark:
     layout: str
     dtype: str
     mode: str
+    activation: str = ""
+    add: bool = False
 
     @classmethod
     def of(cls, group: str, base: str, problem: ConvProblem, variant: str) -> Benchmark:
-        """The variant ``layout[.dtype][.train]`` of a problem; the name is ``base/variant``."""
-        layout, *rest = variant.split(".")
-        mode = "training" if rest[-1:] == ["train"] else "forward"
-        words = rest[:-1] if mode == "training" else rest
-        if layout not in LAYOUTS or len(words) > 1 or any(word not in _SHORT for word in words):
-            raise ValueError(f"`variant` (={variant!r}) must be a layout, then bf16, then train; use 'cl.bf16.train'.")
-        return cls(f"{base}/{variant}", group, problem, layout, _SHORT[words[0]] if words else DTYPES[0], mode)
+        """The variant ``layout[.dtype][.activation][.add][.train]`` of a problem; the name is ``base/variant``."""
+        found = _VARIANT.fullmatch(variant)
+        if found is None:
+            raise ValueError(
+                f"`variant` (={variant!r}) must be a layout, then where wanted bf16, one of {', '.join(ACTIVATIONS)}, "
+                "add and train; use 'cl.bf16.relu6.add.train'."
+            )
+        layout, half, activation, add, train = found.groups()
+        dtype, mode = DTYPES[bool(half)], MODES[bool(train)]
+        return cls(f"{base}/{variant}", group, problem, layout, dtype, mode, activation or "", bool(add))
 
     @property
     def family(self) -> Family:
@@ -50,6 +62,11 @@ class Benchmark:
         """Whether gradients are computed too."""
         return self.mode == "training"
 
+    @property
+    def followed(self) -> bool:
+        """Whether anything follows the convolution."""
+        return bool(self.activation) or self.add
+
     def work(self) -> tuple[int, int]:
         """FLOPs, and the least bytes to move between memory and the processor: what bounds the time from below.
 
@@ -57,13 +74,15 @@ class Benchmark:
         one such pass for the gradient of the input and one for that of the weights. The least bytes are those of
         every argument read and the output written, once each; what is computed between the passes of a factored
         convolution need not reach memory. Backward reads the output's gradient, the input and the weights, and writes
-        the gradients of both.
+        the gradients of both. What is added is read, and backward writes its gradient; activations cost nothing.
         """
         given = sum(prod(shape) for shape in self.family.tensors(self.problem).values() if shape is not None)
         output = (self.problem.batch or 1) * self.problem.out_channels * prod(self.problem.out_size)
         flops, elements = self.family.cost(self.problem).flops, given + output
         if self.training:
             flops, elements = 3 * flops, elements + output + 2 * given
+        if self.add:
+            elements += output * (2 if self.training else 1)
         return flops, elements * (4 if self.dtype == "float32" else 2)
 
 

@@ -1,7 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Problems of the ordinary convolution that are timed: layers of published networks, and sizes around them."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from omniconv.core.benchmarks import Benchmarks, itself
+from omniconv.core.problem import ConvProblem
+
+
+def followed(problem: ConvProblem, activation: Any) -> Any:
+    """The pointwise layer of a problem, with an activation behind it."""
+    from . import is_unpadded_pointwise
+    from .pointwise import PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
+
+    if not is_unpadded_pointwise(problem):
+        raise ValueError(f"`problem` (={problem}) must be pointwise: only such layers have an activation.")
+    numbers = (problem.in_channels, problem.out_channels, problem.stride, problem.groups, problem.bias)
+    return (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)[problem.dim - 1](*numbers, activation=activation)
+
 
 BENCHMARKS = Benchmarks(
     {
@@ -60,10 +77,38 @@ BENCHMARKS = Benchmarks(
             "dil2_2d_28x256": ("conv:n1_c256_o256_i28x28_k3x3_d2x2_pad2", "cf cl"),
             "dil12_aspp_33x512": ("conv:n1_c512_o256_i33x33_k3x3_d12x12_pad12", "cf cl"),
             "dil4_1d_k3_64x8000": ("conv:n1_c64_o64_i8000_k3_d4_pad4", "cf"),
+        },
+        "pointwise": {
             "pw_56_64to256": ("conv:n1_c64_o256_i56x56_k1x1", "cf cl"),
             "pw_14_512to512": ("conv:n1_c512_o512_i14x14_k1x1", "cf cl cl.bf16"),
             "pw_28_192to32_b8": ("conv:n8_c192_o32_i28x28_k1x1", "cf.train cl.train"),
+            # With a bias, as in trained networks whose norms are folded. ResNet
+            "pwb_56_64to256": (
+                "conv:n1_c64_o256_i56x56_k1x1_b",
+                "cf.relu cl.relu cl.bf16.relu cf.relu.train cl.relu.train",
+            ),
+            "pwb_56_64to256_b8": ("conv:n8_c64_o256_i56x56_k1x1_b", "cf.relu.add cl.relu.add"),
+            "pwb_56_256to64": ("conv:n1_c256_o64_i56x56_k1x1_b", "cf.relu.add cl.relu.add cl.relu.add.train"),
+            "pwb_s2_28_256to512": ("conv:n1_c256_o512_i28x28_k1x1_s2x2_b", "cf cl"),
+            # MobileNet and EfficientNet
+            "pwb_14_512to512": ("conv:n1_c512_o512_i14x14_k1x1_b", "cf.relu cl.relu cl.bf16.relu"),
+            "pwb_112_16to96": ("conv:n1_c16_o96_i112x112_k1x1_b", "cf.relu6 cl.relu6 cl.relu6.train"),
+            "pwb_28_192to32_b8": ("conv:n8_c192_o32_i28x28_k1x1_b", "cf.add cl.add cl.bf16.add cl.add.train"),
+            "pwb_14_384to96": ("conv:n1_c384_o96_i14x14_k1x1_b", "cf.add cl.add"),
+            "pwb_7_160to960": ("conv:n1_c160_o960_i7x7_k1x1_b", "cf.hardswish cl.hardswish cl.silu"),
+            "pwb_7_960to320": ("conv:n1_c960_o320_i7x7_k1x1_b", "cf cl"),
+            "linear_1280to1000_b8": ("conv:n8_c1280_o1000_i1x1_k1x1_b", "cl"),
+            # The two layers of ConvNeXt's block
+            "pwb_14_384to1536": (
+                "conv:n1_c384_o1536_i14x14_k1x1_b",
+                "cf.gelu cl.gelu cl.bf16.gelu cf.gelu.train cl.gelu.train",
+            ),
+            "pwb_14_1536to384": ("conv:n1_c1536_o384_i14x14_k1x1_b", "cf.add cl.add cl.add.train"),
+            "pwb_14_384to1536_b8": ("conv:n8_c384_o1536_i14x14_k1x1_b", "cf.gelu cl.gelu"),
+            # A sequence
+            "pwb_400_512to512": ("conv:n1_c512_o512_i400_k1_b", "cf.silu cl.silu cf.silu.train"),
         },
     },
     itself,
+    followed=followed,
 )

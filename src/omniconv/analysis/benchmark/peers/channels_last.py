@@ -23,11 +23,14 @@ def prepare(benchmark: Benchmark, operands: Operands, threads: int) -> Call:
     last, sequence = benchmark.layout == "cl", dim == 1
     if last and not sequence:
         raise Unavailable("the tensors lie in channels_last already: as torch")
-    function = function_of(benchmark.problem, as_image=sequence)
+    function = function_of(benchmark, as_image=sequence)
     memory_format = CHANNELS_LAST[max(dim, 2) + 2]
 
     def run(input: Tensor, *others: Tensor | None) -> Tensor:
         image = input.unsqueeze(2) if sequence else input
+        if benchmark.add and sequence:
+            *rest, residual = others
+            others = (*rest, residual.unsqueeze(2))  # type: ignore[union-attr]  # what is added is there
         output = function(image.contiguous(memory_format=memory_format), *others)
         output = output.squeeze(2) if sequence else output
         return output if last else output.contiguous()

@@ -18,7 +18,7 @@ def prepare(benchmark: Benchmark, operands: Operands, threads: int) -> Call:
     """Torch's own functions, compiled. The first call compiles."""
     # Every benchmark compiles the same code object anew; after eight of them Dynamo would give up without this.
     torch.compiler.reset()
-    function = function_of(benchmark.problem)
+    function = function_of(benchmark)
 
     def run(*tensors: Tensor | None) -> Tensor:
         return function(*tensors)

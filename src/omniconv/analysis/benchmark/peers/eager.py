@@ -11,4 +11,4 @@ from omniconv.analysis.benchmark.problems import Benchmark
 
 def prepare(benchmark: Benchmark, operands: Operands, threads: int) -> Call:
     """Torch's own functions."""
-    return answered(function_of(benchmark.problem), operands)
+    return answered(function_of(benchmark), operands)

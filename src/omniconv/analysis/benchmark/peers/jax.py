@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniconv.analysis.benchmark.operands import Operands
+from omniconv.analysis.benchmark.operands import RESIDUAL, Operands
 from omniconv.analysis.benchmark.peers import Call, Unavailable
 from omniconv.analysis.benchmark.peers.plain import steps_of
 from omniconv.analysis.benchmark.problems import Benchmark
-from omniconv.core.benchmarks import Plain
 from omniconv.core.problem import ConvProblem
 
 # XLA has no depthwise kernel for the CPU. A sum of shifted products, which it fuses, took 1.0 ms where its convolution
@@ -38,9 +38,12 @@ def prepare(benchmark: Benchmark, operands: Operands, threads: int) -> Call:
 
     last = benchmark.layout == "cl"
     names = [name for name, t in zip(benchmark.family.tensor_names, operands.tensors, strict=True) if t is not None]
-    forward = _forward(steps_of(benchmark.problem), names, last=last)
-    input, *others = (t.detach() for t in operands.leaves)
-    arrays = [_array(_stored(input, last=last)), *map(_array, others)]
+    names += [RESIDUAL] if benchmark.add else []
+    forward = _forward(benchmark, names, last=last)
+    # The places of what has positions among the leaves: the input, and what is added.
+    places = {0, len(names) - 1} if benchmark.add else {0}
+    leaves = (t.detach() for t in operands.leaves)
+    arrays = [_array(_stored(t, last=last and at in places)) for at, t in enumerate(leaves)]
     if operands.gradient is None:
         jitted = jax.jit(lambda *given: (forward(*given),))
     else:
@@ -60,17 +63,20 @@ def prepare(benchmark: Benchmark, operands: Operands, threads: int) -> Call:
     run()
     if (seconds := time.perf_counter() - begin) > SLOWEST:
         raise Unavailable(f"a call takes {seconds:.1f} s")
-    return Call(run, lambda outputs: _read(outputs, last=last))
+    moved = {0, *(at + 1 for at in places)} if last else set()
+    return Call(run, lambda outputs: _read(outputs, moved))
 
 
-def _forward(steps: tuple[Plain, ...], names: list[str], *, last: bool) -> Callable[..., Any]:
+def _forward(benchmark: Benchmark, names: list[str], *, last: bool) -> Callable[..., Any]:
     import jax
     from jax import numpy as jnp
+
+    steps, activation = steps_of(benchmark.problem), _activation(benchmark.activation)
 
     def run(*given: Any) -> Any:
         tensors = dict(zip(names, given, strict=True))
         x = given[0]
-        for step in steps:
+        for at, step in enumerate(steps):
             weight = tensors[step.weight]
             if step.softmax:
                 weight = jax.nn.softmax(weight.reshape(weight.shape[0], -1), 1).reshape(weight.shape)
@@ -80,9 +86,20 @@ def _forward(steps: tuple[Plain, ...], names: list[str], *, last: bool) -> Calla
             if step.bias:
                 bias = tensors[step.bias]
                 x = x + (bias if last else bias.reshape(-1, *[1] * step.problem.dim))
+            if benchmark.add and at == len(steps) - 1:
+                x = x + tensors[RESIDUAL]
+            x = activation(x)
         return x
 
     return run
+
+
+def _activation(word: str) -> Callable[[Any], Any]:
+    import jax
+
+    if word == "gelu":
+        return partial(jax.nn.gelu, approximate=False)
+    return getattr(jax.nn, "hard_swish" if word == "hardswish" else word) if word else lambda x: x
 
 
 def _convolved(problem: ConvProblem, x: Any, weight: Any, *, last: bool) -> Any:
@@ -151,8 +168,8 @@ def _array(tensor: Tensor) -> Any:
     return jnp.asarray(tensor.float().contiguous().numpy(), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
-def _read(outputs: Any, *, last: bool) -> tuple[Tensor, ...]:
-    """Torch tensors of the original dtype: output and the input's gradient channels first, the others as they are."""
+def _read(outputs: Any, moved: set[int]) -> tuple[Tensor, ...]:
+    """Torch tensors of the original dtype: those at these places channels first, the others as they are."""
     tensors = [torch.from_numpy(array.astype("float32").__array__().copy()) for array in outputs]
     dtype = getattr(torch, str(outputs[0].dtype))
-    return tuple((t.movedim(-1, 1) if last and at < 2 else t).to(dtype) for at, t in enumerate(tensors))
+    return tuple((t.movedim(-1, 1) if at in moved else t).to(dtype) for at, t in enumerate(tensors))

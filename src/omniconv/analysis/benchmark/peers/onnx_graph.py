@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 from torch import Tensor
 
-from omniconv.analysis.benchmark.operands import Operands
+from omniconv.analysis.benchmark.operands import RESIDUAL, Operands
 from omniconv.analysis.benchmark.peers.plain import steps_of, weight_of
 from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.core.problem import ConvProblem
 
 # The opset of ONNX 1.17, which every peer reads.
 OPSET = 22
+_SIMPLE = {"relu": "Relu", "gelu": "Gelu", "hardswish": "HardSwish"}
+# Of ReLU6, as constants of the graph.
+_BOUNDS = {"least": 0.0, "most": 6.0}
 
 
 def fed(benchmark: Benchmark, operands: Operands) -> dict[str, Tensor]:
     """What changes from call to call, by name: the inputs of the graph."""
     names, batched = benchmark.family.tensor_names, benchmark.family.batched
     pairs = zip(names, operands.tensors, strict=True)
-    return {name: tensor for name, tensor in pairs if tensor is not None and name in batched}
+    found = {name: tensor for name, tensor in pairs if tensor is not None and name in batched}
+    return found if operands.residual is None else found | {RESIDUAL: operands.residual}
 
 
 def graph_of(benchmark: Benchmark, operands: Operands) -> ModelProto:
@@ -32,7 +38,7 @@ def graph_of(benchmark: Benchmark, operands: Operands) -> ModelProto:
         constants = {name: given[name] for name in node.inputs if name and name not in benchmark.family.batched}
         nodes = [helper.make_node(node.operator, node.inputs, ["y"], **node.numbers)]
     else:
-        nodes, constants = _convolutions(benchmark.problem, given)
+        nodes, constants = _convolutions(benchmark, given)
     inputs = [_info(name, tensor.shape) for name, tensor in fed(benchmark, operands).items()]
     output = _info("y", (benchmark.problem.batch, benchmark.problem.out_channels, *benchmark.problem.out_size))
     kept = [numpy_helper.from_array(t.detach().contiguous().numpy(), name) for name, t in constants.items()]
@@ -46,19 +52,41 @@ def _info(name: str, shape: Any) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, tuple(shape))
 
 
-def _convolutions(problem: ConvProblem, given: dict[str, Any]) -> tuple[list[NodeProto], dict[str, Tensor]]:
-    """The ordinary convolutions from ``input`` to ``y``, and their weights."""
-    steps = steps_of(problem)
+def _convolutions(benchmark: Benchmark, given: dict[str, Any]) -> tuple[list[NodeProto], dict[str, Tensor]]:
+    """The ordinary convolutions from ``input`` to ``y`` with what follows each, and their weights."""
+    steps = steps_of(benchmark.problem)
     nodes: list[NodeProto] = []
     constants: dict[str, Tensor] = {}
+    if benchmark.activation == "relu6":
+        constants |= {name: torch.tensor(value) for name, value in _BOUNDS.items()}
     name = "input"
     for at, step in enumerate(steps):
+        last = at == len(steps) - 1
         weights = {f"w{at}": weight_of(step, given)} | ({f"b{at}": given[step.bias]} if step.bias else {})
         constants |= weights
-        output = "y" if at == len(steps) - 1 else f"x{at + 1}"
-        nodes.append(_node(step.problem, [name, *weights], output))
+        output = "y" if last else f"x{at + 1}"
+        added = benchmark.add and last
+        result = f"c{at}" if benchmark.activation or added else output
+        nodes.append(_node(step.problem, [name, *weights], result))
+        nodes += _following(benchmark.activation, result, output, added=added)
         name = output
     return nodes, constants
+
+
+def _following(word: str, name: str, output: str, *, added: bool) -> Iterator[NodeProto]:
+    """From the result of a convolution to ``output``: what is added, if anything, then the activation."""
+    if added:
+        total = f"{output}_sum" if word else output
+        yield helper.make_node("Add", [name, RESIDUAL], [total])
+        name = total
+    if word == "relu6":
+        yield helper.make_node("Clip", [name, *_BOUNDS], [output])
+    elif word == "silu":
+        gate = f"{output}_gate"
+        yield helper.make_node("Sigmoid", [name], [gate])
+        yield helper.make_node("Mul", [name, gate], [output])
+    elif word:
+        yield helper.make_node(_SIMPLE[word], [name], [output])
 
 
 def _node(problem: ConvProblem, inputs: list[str], output: str) -> NodeProto:

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omniconv.analysis.benchmark.operands import Operands
 from omniconv.analysis.benchmark.peers import Call, Unavailable
+from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.core.benchmarks import Plain
 from omniconv.core.family import family_of
 from omniconv.core.problem import ConvProblem
@@ -20,6 +22,7 @@ from omniconv.core.problem import ConvProblem
 Function = Callable[..., Tensor]
 _GATHER = (torch.conv1d, torch.conv2d, torch.conv3d)
 _SCATTER = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+_IN_PLACE = {name: partial(getattr(F, name), inplace=True) for name in ("relu", "relu6", "silu", "hardswish")}
 
 
 def steps_of(problem: ConvProblem) -> tuple[Plain, ...]:
@@ -34,27 +37,48 @@ def steps_of(problem: ConvProblem) -> tuple[Plain, ...]:
     return steps
 
 
-def function_of(problem: ConvProblem, *, as_image: bool = False) -> Function:
-    """The function of the family's tensors, in schema order, that torch's own convolutions make.
+def function_of(benchmark: Benchmark, *, as_image: bool = False) -> Function:
+    """The function of a benchmark's arguments that torch's own convolutions make.
 
     Args:
-        problem: what it computes.
+        benchmark: what it computes.
         as_image: take a sequence as an image of one row, (n, c, 1, i), for which torch has channels_last.
     """
-    steps, names = steps_of(problem), family_of(problem).tensor_names
+    steps = steps_of(benchmark.problem)
     calls = [convolution(image_of(step.problem) if as_image else step.problem) for step in steps]
-    if len(steps) == 1 and not as_image and not (steps[0].softmax or steps[0].repeat > 1):
-        return calls[0]
+    return composed(benchmark, calls, as_image=as_image)
 
-    def run(*tensors: Tensor | None) -> Tensor:
-        given = dict(zip(names, tensors, strict=True))
-        x: Any = tensors[0]
-        for step, call in zip(steps, calls, strict=True):
+
+def composed(benchmark: Benchmark, calls: Sequence[Function], *, as_image: bool = False) -> Function:
+    """The function of a benchmark's arguments that calls these convolutions, and after each what follows it."""
+    steps, names = steps_of(benchmark.problem), benchmark.family.tensor_names
+    if len(steps) == 1 and not (as_image or benchmark.followed or steps[0].softmax or steps[0].repeat > 1):
+        return calls[0]
+    last, follow = len(steps) - 1, following(benchmark)
+
+    def run(*arguments: Tensor | None) -> Tensor:
+        given = dict(zip(names, arguments, strict=not benchmark.add))
+        x: Any = arguments[0]
+        for at, (step, call) in enumerate(zip(steps, calls, strict=True)):
             weight = weight_of(step, given)
             x = call(x, weight.unsqueeze(2) if as_image else weight, given[step.bias] if step.bias else None)
+            x = follow(x, arguments[-1] if benchmark.add and at == last else None)
         return x
 
     return run
+
+
+def following(benchmark: Benchmark) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """What follows a convolution: an addend, if any, then the activation; in place, unless gradients need the place."""
+    word, in_place = benchmark.activation, not benchmark.training
+    activation: Any = (_IN_PLACE.get(word) if in_place else None) or (getattr(F, word) if word else None)
+
+    def follow(x: Tensor, addend: Tensor | None) -> Tensor:
+        if addend is not None:
+            x = x.add_(addend) if in_place else x + addend
+        return x if activation is None else activation(x)
+
+    return follow
 
 
 def weight_of(step: Plain, given: Mapping[str, Tensor | None]) -> Tensor:
@@ -113,12 +137,12 @@ def convolution(problem: ConvProblem) -> Function:
 
 def answered(function: Function, operands: Operands) -> Call:
     """The call of a function on the operands: its output, then, where there is a gradient, those of its arguments."""
-    tensors, leaves, gradient = operands.tensors, operands.leaves, operands.gradient
+    arguments, leaves, gradient = operands.arguments, operands.leaves, operands.gradient
     if gradient is None:
-        return Call(lambda: function(*tensors), lambda output: (output,))
+        return Call(lambda: function(*arguments), lambda output: (output,))
 
     def train() -> tuple[Tensor, ...]:
-        output = function(*tensors)
+        output = function(*arguments)
         return output, *torch.autograd.grad(output, leaves, gradient)
 
     return Call(train, tuple)
