@@ -56,11 +56,12 @@ def replaceable() -> dict[type[nn.Module], type[ConvLayer]]:
     """The classes that are replaced without a rule, and by which: those that share their name with a family's layer."""
     spaces = [module for name in NAMESPACES if isinstance(module := sys.modules.get(name), ModuleType)]
     return {
-        getattr(space, name): getattr(family.part("layer"), name)
+        getattr(space, name): layer
         for space in spaces
         for family in families().values()
         for name in family.layers
         if isinstance(getattr(space, name, None), type)
+        and issubclass(layer := getattr(family.part("layer"), name), ConvLayer)
     }
 
 
