@@ -52,8 +52,8 @@ LAYOUTS = {"cf": torch.contiguous_format, "cl": torch.channels_last}
 BASE = "torch/cf"
 KINDS = ("standard", "pointwise", "depthwise", "fused", "norm", "activation", "add", "other")
 PASSES = 60
-# Seconds of untimed calls before each sample. After 0.025 the fused network in channels last took 8.6 ms where onnxruntime
-# had run before it, whose threads wait awake, and 7.4 where another of ours had; after 0.1 it took 7.2 in both.
+# Seconds of untimed calls before each sample. After 0.025 the fused network in channels last took 8.6 ms where
+# onnxruntime had run before, and 7.4 where another of ours had; after 0.1 it took 7.2 in both.
 SETTLE = 0.1
 Call = Callable[[], object]
 FUSED = (omniconv.nn.PointwiseConv2d, omniconv.nn.DepthwiseSeparableConv2d)
