@@ -77,30 +77,55 @@ def weak(file):
     return {name for kind, name in symbols(file) if kind in "WwVvu"}
 
 
+CSRC = PACKAGE / "csrc"
+KERNELS = sorted(file.name for file in CSRC.glob("kernels*.cpp"))
+# What the files of one instruction set call of each other.
+ENTRIES = set(re.findall(r"^\w+ (\w+)\(", (CSRC / "isa_entries.h").read_text(), re.MULTILINE))
+
+
+def shown(file, level):
+    """The names that an object of an instruction set shows to others, without the namespaces that they must be in."""
+    found = set()
+    for name in (name for kind, name in symbols(file) if kind in "TDRB"):
+        inner = re.match(rf"_ZN8omniconv(?:{len(level)}{level})?(\d+)", name)
+        assert inner, name
+        found.add(name[inner.end() :][: int(inner[1])])
+    return found
+
+
 def built_objects():
-    return sorted(ROOT.glob("build/*/CMakeFiles/kernels_*.dir/**/kernels*.cpp.o"))
+    """By the folder of a build and instruction set: the objects of each of its files."""
+    found = {}
+    for folder in sorted(ROOT.glob("build/*/CMakeFiles/kernels_*.dir")):
+        files = {file.name.removesuffix(".o"): file for file in folder.glob("**/kernels*.cpp.o")}
+        if files:
+            found[folder] = files
+    return found
 
 
 @needs
 @pytest.mark.skipif(not built_objects(), reason="no objects of a build stand under build/")
 def test_objects_of_an_instruction_set_share_nothing():
     """The copy of a weak symbol that the linker keeps may be one for a processor with wider vectors."""
-    for file in built_objects():
-        level = re.search(r"kernels_(\w+)\.dir", str(file))[1]
-        assert weak(file) == set()
-        shown = [name for kind, name in symbols(file) if kind in "TDRB"]
-        own = f"_ZN8omniconv{len(level) + 8}kernels_{level}E", f"_ZN8omniconv{len(level)}{level}"
-        assert shown
-        assert not [name for name in shown if not name.startswith(own)]
+    for folder, files in built_objects().items():
+        level = re.search(r"kernels_(\w+)\.dir", folder.name)[1]
+        assert sorted(files) == KERNELS, f"{folder} is of another state; build anew"
+        names = {name: shown(file, level) for name, file in files.items()}
+        assert not [name for name, file in files.items() if weak(file)]
+        assert names["kernels.cpp"] == {f"kernels_{level}", "sums"}
+        assert names["kernels_pointwise.cpp"] == ENTRIES - {"sums"}
 
 
 @needs
 @pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
 @pytest.mark.parametrize(("text", "found"), [("", set()), ("#include <vector>\nstd::vector<int> a(3);\n", {"vector"})])
-def test_without_inlining_they_share_nothing_either(tmp_path, text, found):
+@pytest.mark.parametrize("name", KERNELS)
+def test_without_inlining_they_share_nothing_either(tmp_path, name, text, found):
     """Where nothing is inlined every function of the standard library that is used shows itself."""
-    (tmp_path / "kernels.cpp").write_text(f'{text}#include "{PACKAGE / "csrc" / "kernels.cpp"}"\n')
+    (tmp_path / name).write_text(f'{text}#include "{CSRC / name}"\n')
     options = ["-std=c++17", "-O0", "-fPIC", "-fno-exceptions", "-DOMNICONV_ISA=base"]
-    said(COMPILER, *options, "-c", str(tmp_path / "kernels.cpp"), "-o", str(tmp_path / "kernels.o"))
-    assert {word for name in weak(tmp_path / "kernels.o") for word in re.findall("vector", name)} == found
+    said(COMPILER, *options, "-c", str(tmp_path / name), "-o", str(tmp_path / "kernels.o"))
+    assert {word for symbol in weak(tmp_path / "kernels.o") for word in re.findall("vector", symbol)} == found
     assert bool(weak(tmp_path / "kernels.o")) == bool(found)
+    if not text:
+        assert shown(tmp_path / "kernels.o", "base") <= ENTRIES | {"kernels_base"}
