@@ -67,7 +67,9 @@ struct Memory {
   double at(int64_t index) const { return read(data, type, index); }
 };
 
-enum class Layout { ordered, channels_inner, wide_rows, window, shuffled, one_sample };
+enum class Layout {
+  ordered, channels_inner, wide_rows, window, shuffled, one_sample, shuffled_channels, shuffled_positions
+};
 
 struct Sizes {
   int64_t of[5];  // batch, channel, axes
@@ -130,12 +132,15 @@ struct Laid {
   // Sets the strides; the elements from the first to the last.
   int64_t span(Layout layout, int64_t axes, Draw& draw) {
     const int in_order[5] = {4, 3, 2, 1, 0}, inner[5] = {1, 4, 3, 2, 0};
-    const bool by_channels = layout == Layout::channels_inner || layout == Layout::window;
+    const bool by_channels =
+        layout == Layout::channels_inner || layout == Layout::window || layout == Layout::shuffled_channels;
+    const bool shuffled =
+        layout == Layout::shuffled || layout == Layout::shuffled_channels || layout == Layout::shuffled_positions;
     const bool extra = layout == Layout::wide_rows || layout == Layout::window;
     int order[5];
     std::memcpy(order, by_channels ? inner : in_order, sizeof order);
-    if (layout == Layout::shuffled) {  // all but the innermost
-      if (draw.chance(50)) std::memcpy(order, inner, sizeof order);
+    if (shuffled) {  // all but the innermost
+      if (layout == Layout::shuffled && draw.chance(50)) std::memcpy(order, inner, sizeof order);
       for (int i = 4; i > 1; --i) std::swap(order[i], order[draw.of(1, i)]);
     }
     lay(sizes, order, extra ? draw.of(1, 5) : 0, strides);
@@ -143,7 +148,7 @@ struct Laid {
     for (int axis = 0; axis < 5; ++axis) {
       if (axis > 1 && axis < 5 - axes) strides[axis] = 0;  // an absent axis
       // Where an axis has one position its stride means nothing, unless it is the one that makes the tensor readable.
-      if (layout == Layout::shuffled && axis != order[0] && sizes.of[axis] == 1 && axis >= 5 - axes)
+      if (shuffled && axis != order[0] && sizes.of[axis] == 1 && axis >= 5 - axes)
         strides[axis] = draw.among<int64_t>({0, 1, 7777});
     }
     if (!sizes.count()) return 0;

@@ -154,4 +154,71 @@ PlainDeformable plain_deformable(const Problem& problem, int64_t axes, int64_t o
   return found;
 }
 
+namespace {
+
+double activated(Activation activation, double x) {
+  const double cubic = std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return std::fmax(x, 0);
+    case Activation::relu6: return std::fmin(std::fmax(x, 0), 6);
+    case Activation::silu: return x / (1 + std::exp(-x));
+    case Activation::gelu: return x * std::erfc(-x / std::sqrt(2.0)) / 2;
+    case Activation::gelu_tanh: return x / (1 + std::exp(-2 * cubic));
+    case Activation::hardswish: return x * std::fmin(std::fmax(x + 3, 0), 6) / 6;
+  }
+  return NAN;
+}
+
+}  // namespace
+
+void plain_follow(std::vector<Near>& numbers, int64_t channels, int64_t positions, const Following& given) {
+  constexpr double STEEPEST = 2, ROUNDING = 4e-6;  // of every activation; of their own computation
+  for (size_t at = 0; at < numbers.size(); ++at) {
+    Near& number = numbers[at];
+    const int64_t channel = int64_t(at) / positions % channels;
+    if (!given.bias.empty()) number.value += given.bias[channel];
+    if (!given.scale.empty()) {
+      number.value = number.value * given.scale[channel] + given.shift[channel];
+      number.error *= std::abs(given.scale[channel]);
+    }
+    if (!given.addend.empty()) number.value += given.addend[at];
+    const double before = number.value;
+    number.value = activated(given.activation, before);
+    if (given.activation > Activation::relu6)
+      number.error = STEEPEST * number.error + ROUNDING * std::fmax(std::abs(before), 1);
+  }
+}
+
+std::vector<Near> plain_pointwise(const std::vector<Near>& input, int64_t batch, int64_t inputs, int64_t outputs,
+                                  int64_t positions, const Values& weights) {
+  constexpr double ROUNDING = 1e-5;  // of sums that are not of whole numbers
+  std::vector<Near> found(batch * outputs * positions);
+  for (int64_t n = 0; n < batch; ++n)
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int64_t i = 0; i < inputs; ++i) {
+        const double weight = weights[o * inputs + i];
+        const Near* from = input.data() + (n * inputs + i) * positions;
+        Near* to = found.data() + (n * outputs + o) * positions;
+        for (int64_t p = 0; p < positions; ++p) {
+          to[p].value += weight * from[p].value;
+          const double rounding = from[p].error ? ROUNDING * std::abs(from[p].value) : 0;
+          to[p].error += std::abs(weight) * (from[p].error + rounding);
+        }
+      }
+  return found;
+}
+
+std::vector<double> plain_pointwise_gradient(const Values& input, const Values& grad, int64_t batch, int64_t inputs,
+                                             int64_t outputs, int64_t positions) {
+  std::vector<double> found(outputs * inputs);
+  for (int64_t n = 0; n < batch; ++n)
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int64_t i = 0; i < inputs; ++i)
+        for (int64_t p = 0; p < positions; ++p)
+          found[o * inputs + i] +=
+              double(grad[(n * outputs + o) * positions + p]) * input[(n * inputs + i) * positions + p];
+  return found;
+}
+
 }  // namespace omniconv

@@ -2,6 +2,7 @@
 // The convolution as its definition says it, over integers in a plain loop.
 #pragma once
 
+#include "kernels.h"
 #include "laid_tensors.h"
 
 namespace omniconv {
@@ -31,5 +32,27 @@ struct PlainDeformable {
 PlainDeformable plain_deformable(const Problem& problem, int64_t axes, int64_t offset_groups, const Values& input,
                                  const Values& grad, const std::vector<double>& offset, const Values& mask,
                                  const Values& weights);
+
+// A number, and how far from it float32 may come: not at all where all that it is made of is whole.
+struct Near {
+  double value, error;
+};
+
+// What follows a convolution; a list is empty where there is no such part.
+struct Following {
+  Values bias, scale, shift, addend;
+  Activation activation;
+};
+
+// bias + input of each channel through the affine map, the addend and the activation.
+void plain_follow(std::vector<Near>& numbers, int64_t channels, int64_t positions, const Following&);
+
+// A pointwise convolution of (batch, inputs, positions); weights of (outputs, inputs).
+std::vector<Near> plain_pointwise(const std::vector<Near>& input, int64_t batch, int64_t inputs, int64_t outputs,
+                                  int64_t positions, const Values& weights);
+
+// The gradient of its weights.
+std::vector<double> plain_pointwise_gradient(const Values& input, const Values& grad, int64_t batch, int64_t inputs,
+                                             int64_t outputs, int64_t positions);
 
 }  // namespace omniconv

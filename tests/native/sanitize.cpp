@@ -11,6 +11,8 @@
 //                                                an answer, with memory, or in arithmetic, which must not pass
 #include "convolution_trial.h"
 #include "deformable_trial.h"
+#include "fused_trial.h"
+#include "pointwise_trial.h"
 #include "separable_trial.h"
 
 namespace omniconv {
@@ -103,6 +105,31 @@ bool spoil(Kernels& kernels, const std::string& entry) {
         if (workspace && call.problem.batch && written) wrong->run(written, host);
       return floats;
     };
+  } else if (entry == "pointwise") {
+    kernels.pointwise = [](const Pointwise& call, float* workspace, const Host& host) {
+      const int64_t floats = right->pointwise(call, workspace, host);
+      if (workspace && call.batch) wrong->run(call.output.data, host);
+      return floats;
+    };
+  } else if (entry == "pack") {
+    kernels.pack = [](const Pointwise& call, float* to, const Host& host) {
+      const int64_t floats = right->pack(call, to, host);
+      if (to) wrong->run(to, host);
+      return floats;
+    };
+  } else if (entry == "pointwise_gradient") {
+    kernels.pointwise_gradient = [](const Pointwise& call, const Matrix& gradient, float* workspace,
+                                    const Host& host) {
+      const int64_t floats = right->pointwise_gradient(call, gradient, workspace, host);
+      if (workspace) wrong->run(gradient.data, host);
+      return floats;
+    };
+  } else if (entry == "fused") {
+    kernels.fused = [](const Fused& call, float* workspace, const Host& host) {
+      const int64_t floats = right->fused(call, workspace, host);
+      if (workspace && call.pointwise.batch) wrong->run(call.pointwise.output.data, host);
+      return floats;
+    };
   } else {
     return false;
   }
@@ -132,6 +159,8 @@ int run(const Kernels& kernels, int64_t count, int64_t first) {
     run_one<ConvolutionTrial>(kernels, seed, tally);
     run_one<SeparableTrial>(kernels, seed, tally);
     run_one<DeformableTrial>(kernels, seed, tally);
+    run_one<PointwiseTrial>(kernels, seed, tally);
+    run_one<FusedTrial>(kernels, seed, tally);
   }
   const auto shown = [](int64_t number) { return static_cast<long long>(number); };
   std::printf("%s: %lld geometries of each kind, %lld calls, %lld answers, %lld wrong\n", kernels.isa, shown(count),

@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "laid_tensors.h"
+#include "plain_loops.h"
 
 namespace omniconv {
 namespace {
@@ -37,7 +38,8 @@ Owned aligned(int64_t bytes) {
   return {made, std::free};
 }
 
-void* lend_scratch(int64_t bytes) {
+template <int NUMBER>
+void* lend(int64_t bytes) {
   thread_local Owned lent(nullptr, std::free);
   lent = aligned(bytes);
   return lent.get();
@@ -50,7 +52,7 @@ struct Trial {
   int64_t calls = 0, answers = 0, wrong = 0;
 
   Trial(const Kernels& kernels, uint64_t seed, int64_t threads)
-      : kernels(kernels), draw{std::mt19937_64(~seed)}, host{run_parallel, lend_scratch, threads} {}
+      : kernels(kernels), draw{std::mt19937_64(~seed)}, host{run_parallel, lend<0>, lend<1>, threads} {}
 
   // An output that the library would make: in order, or with its channels inside.
   Laid made(const Sizes& sizes, Type type, int64_t axes) {
@@ -63,6 +65,13 @@ struct Trial {
     if (got == right || (std::isnan(got) && std::isnan(right))) return;
     if (!wrong++)
       std::printf("%s %lld is %.9g and must be %.9g: %s\n", what, static_cast<long long>(at), got, right, now.c_str());
+  }
+
+  // Exact where no error is allowed; else within it, and half a place of bfloat16.
+  void answer(const char* what, int64_t at, Type type, double got, const Near& right) {
+    const double error = std::abs(got - right.value);
+    const bool close = error <= right.error + (type == Type::bfloat16 ? std::abs(right.value) / 256 : 0);
+    answer(what, at, got, right.error == 0 ? kept(type, right.value) : close ? got : right.value);
   }
 
   void answers_in(const char* what, const Memory& memory, const std::vector<double>& right) {

@@ -68,7 +68,9 @@ struct PointwiseSums {
 
   int64_t bias_floats() const { return whole_vectors(call.outputs) + TILE_WIDTH; }
   bool packs() const { return !call.packed && !plan.lying(); }
-  int64_t floats() const { return 2 * bias_floats() + (packs() ? plan.packed_floats() : 0) + V; }
+  int64_t floats() const {
+    return whole_lines(2 * bias_floats() * 4) / 4 + (packs() ? plan.packed_floats() : 0) + V;
+  }
 
   void run(float* workspace) const {
     Arena arena{reinterpret_cast<char*>(workspace)};

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// One pointwise convolution with what follows it, and the gradient of its weights.
+#pragma once
+
+#include "drawn_pointwise.h"
+#include "trial.h"
+
+namespace omniconv {
+namespace {
+
+template <class Numbers>
+std::vector<Near> whole(const Numbers& values) {
+  std::vector<Near> found;
+  for (const auto value : values) found.push_back({double(value), 0});
+  return found;
+}
+
+// The tensors of what follows a convolution, where they are.
+struct FollowingMemory {
+  Memory bias, scale, shift;
+  const Following& given;
+
+  FollowingMemory(const Following& given, Type type)
+      : bias(type, given.bias.size()),
+        scale(Type::float32, given.scale.size()),
+        shift(Type::float32, given.shift.size()),
+        given(given) {
+    fill(bias, given.bias);
+    fill(scale, given.scale);
+    fill(shift, given.shift);
+  }
+
+  const void* of_bias() const { return given.bias.empty() ? nullptr : bias.data; }
+  Affine affine() const {
+    if (given.scale.empty()) return {};
+    return {static_cast<const float*>(scale.data), static_cast<const float*>(shift.data)};
+  }
+};
+
+// Weights as `pack` lays them for tensors that are not there yet, if it moves them at all.
+inline std::unique_ptr<Memory> packed_ahead(const Kernels& kernels, const Host& host, const Pointwise& call) {
+  Pointwise alone{};
+  alone.inputs = call.inputs;
+  alone.outputs = call.outputs;
+  alone.by_rows = call.by_rows;
+  alone.weights = call.weights;
+  const int64_t floats = kernels.pack(alone, nullptr, host);
+  if (!floats) return nullptr;
+  auto made = std::make_unique<Memory>(Type::float32, floats);
+  kernels.pack(alone, static_cast<float*>(made->data), host);
+  return made;
+}
+
+struct PointwiseTrial : Trial {
+  PointwiseCase drawn;
+  Laid input, grad, addend;
+  Memory weights;
+  FollowingMemory follows;
+
+  PointwiseTrial(const Kernels& kernels, uint64_t seed) : PointwiseTrial(kernels, seed, drawn_pointwise(seed)) {}
+
+  PointwiseTrial(const Kernels& kernels, uint64_t seed, PointwiseCase of)
+      : Trial(kernels, seed, of.threads),
+        drawn(std::move(of)),
+        input(drawn.sizes(drawn.inputs, !drawn.back), drawn.type, drawn.input_layout, drawn.axes, draw),
+        grad(drawn.sizes(drawn.outputs, false), drawn.type, drawn.grad_layout, drawn.axes, draw),
+        addend(drawn.sizes(drawn.outputs, drawn.back), drawn.type, drawn.addend_layout, drawn.axes, draw),
+        weights(drawn.type, drawn.turned ? (drawn.inputs - 1) * row() + drawn.outputs
+                                         : (drawn.outputs - 1) * row() + drawn.inputs),
+        follows(drawn.follows, drawn.type) {
+    fill_met(input, !drawn.back, drawn.input);
+    fill_met(grad, false, drawn.grad);
+    if (!drawn.follows.addend.empty()) fill_met(addend, drawn.back, drawn.follows.addend);
+    for (int64_t at = 0; at < drawn.inputs * drawn.outputs; ++at) {
+      const int64_t output = at / drawn.inputs, from = at % drawn.inputs;
+      const Matrix lie = matrix();
+      write(weights.data, weights.type, output * lie.row + from * lie.column, drawn.weights[at]);
+    }
+  }
+
+  int64_t row() const { return (drawn.turned ? drawn.outputs : drawn.inputs) + drawn.beyond; }
+  Matrix matrix() const {
+    return drawn.turned ? Matrix{weights.data, weights.type, 1, row()} : Matrix{weights.data, weights.type, row(), 1};
+  }
+
+  // Calls visit(number, place in memory) for the positions that meet; those between are neither read nor written.
+  template <class Visit>
+  void each_met(const Laid& laid, bool strided, const Visit& visit) const {
+    int64_t number = 0, at[5];
+    const int64_t(&step)[3] = drawn.stride;
+    for (at[0] = 0; at[0] < laid.sizes.of[0]; ++at[0])
+      for (at[1] = 0; at[1] < laid.sizes.of[1]; ++at[1])
+        for (at[2] = 0; at[2] < laid.sizes.of[2]; at[2] += strided ? step[0] : 1)
+          for (at[3] = 0; at[3] < laid.sizes.of[3]; at[3] += strided ? step[1] : 1)
+            for (at[4] = 0; at[4] < laid.sizes.of[4]; at[4] += strided ? step[2] : 1) visit(number++, laid.place(at));
+  }
+
+  void fill_met(const Laid& laid, bool strided, Values& values) const {
+    each_met(laid, strided, [&](int64_t number, int64_t at) {
+      write(laid.memory.data, laid.memory.type, at, values[number]);
+    });
+    each_met(laid, strided, [&](int64_t number, int64_t at) { values[number] = int(laid.memory.at(at)); });
+  }
+
+  View met(const Laid& laid, bool strided) const {
+    View view = laid.view();
+    for (int axis = 0; axis < 3; ++axis) view.axis[axis] *= strided ? drawn.stride[axis] : 1;
+    return view;
+  }
+
+  Pointwise call(const Laid& output) const {
+    Pointwise made{};
+    made.batch = drawn.batch;
+    made.inputs = drawn.inputs;
+    made.outputs = drawn.outputs;
+    for (int axis = 0; axis < 3; ++axis) made.size[axis] = drawn.narrow[axis];
+    made.by_rows = drawn.by_rows;
+    made.input = met(input, !drawn.back);
+    made.output = met(output, drawn.back);
+    if (!drawn.follows.addend.empty()) made.addend = met(addend, drawn.back);
+    made.weights = matrix();
+    made.bias = follows.of_bias();
+    made.affine = follows.affine();
+    made.activation = drawn.follows.activation;
+    return made;
+  }
+
+  void sums(bool ahead) {
+    const Laid output(drawn.sizes(drawn.outputs, drawn.back), drawn.type,
+                      drawn.by_rows ? Layout::channels_inner : Layout::ordered, drawn.axes, draw, /*offset=*/false);
+    Pointwise asked = call(output);
+    const auto packed = ahead ? packed_ahead(kernels, host, asked) : nullptr;
+    if (packed) asked.packed = static_cast<const float*>(packed->data);
+    const Owned workspace = aligned(kernels.pointwise(asked, nullptr, host) * 4);
+    kernels.pointwise(asked, static_cast<float*>(workspace.get()), host);
+    std::vector<Near> want =
+        plain_pointwise(whole(drawn.input), drawn.batch, drawn.inputs, drawn.outputs, drawn.positions(), drawn.weights);
+    plain_follow(want, drawn.outputs, drawn.positions(), drawn.follows);
+    std::vector<bool> is_met(output.memory.count);
+    each_met(output, drawn.back, [&](int64_t number, int64_t at) {
+      answer("output", number, drawn.type, output.memory.at(at), want[number]);
+      is_met[at] = true;
+    });
+    for (int64_t at = 0; at < output.memory.count; ++at)
+      if (!is_met[at]) answer("output between, at", at, output.memory.at(at), NAN);
+  }
+
+  void plain_sums() { sums(false); }
+  void packed_sums() { sums(true); }
+
+  void gradient() {
+    Pointwise sides = call(grad);
+    sides.output = grad.view();
+    const Memory found(drawn.type, (drawn.outputs - 1) * (drawn.inputs + drawn.beyond) + drawn.inputs);
+    const Matrix gradient{found.data, found.type, drawn.inputs + drawn.beyond, 1};
+    const Owned workspace = aligned(kernels.pointwise_gradient(sides, gradient, nullptr, host) * 4);
+    kernels.pointwise_gradient(sides, gradient, static_cast<float*>(workspace.get()), host);
+    const std::vector<double> want = plain_pointwise_gradient(drawn.input, drawn.grad, drawn.batch, drawn.inputs,
+                                                              drawn.outputs, drawn.positions());
+    for (int64_t at = 0; at < found.count; ++at) {
+      const int64_t output = at / gradient.row, from = at % gradient.row;
+      const bool inside = from < drawn.inputs;
+      answer("weight gradient", at, found.at(at), inside ? kept(drawn.type, want[output * drawn.inputs + from]) : NAN);
+    }
+  }
+
+  static constexpr Entry<PointwiseTrial> entries[3] = {{"pointwise", &PointwiseTrial::plain_sums},
+                                                       {"pointwise, packed ahead", &PointwiseTrial::packed_sums},
+                                                       {"pointwise gradient", &PointwiseTrial::gradient}};
+};
+
+}  // namespace
+}  // namespace omniconv
