@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from weakref import ref
 
 import torch
@@ -96,17 +96,20 @@ def activation_code(activation: Part) -> int | None:
     """The number of an activation that the library computes, or None."""
     if type(activation) is nn.GELU:
         return _GELU.get(activation.approximate)
-    return _CODES.get(type(activation) if activation is None or isinstance(activation, nn.Module) else activation)
+    try:
+        return _CODES.get(type(activation) if activation is None or isinstance(activation, nn.Module) else activation)
+    except TypeError:  # what has no hash is none of them
+        return None
 
 
-def norm_terms(norm: nn.Module | None) -> Terms | None:
-    """A batch norm as an affine map of channels, or None where it is none: in training, or another norm."""
+def norm_terms(norm: nn.Module | None, dim: int) -> Terms | None:
+    """A batch norm of ``dim`` axes as an affine map of channels, or None where it is none: in training, or another."""
     if norm is None:
         return NO_NORM
-    if type(norm) not in _NORMS or norm.training:
+    if type(norm) is not _NORMS[dim - 1] or norm.training:
         return None
     terms: list[Any] = [norm.running_mean, norm.running_var, norm.weight, norm.bias]
-    return None if any(term is None for term in terms) else (terms, cast("float", norm.eps))
+    return None if any(term is None for term in terms) else (terms, norm.eps)
 
 
 def hooked(parts: Sequence[Part]) -> bool:

@@ -60,7 +60,7 @@ class Followed:
         """The result, or None where the parts must be called one by one; ``own`` is a parameter of (o, c, …)."""
         if is_dynamo_compiling() or hooked((norm, activation)):
             return None
-        terms, code = norm_terms(norm), activation_code(activation)
+        terms, code = norm_terms(norm, self.problem.dim), activation_code(activation)
         if terms is None or code is None or not takes((input, own, bias, residual, *terms[0])):
             return None
         if input.dim() != self.problem.dim + 2:

@@ -38,7 +38,7 @@ class Followed:
         if is_dynamo_compiling() or hooked((layer.mid_norm, layer.mid_activation, layer.norm, layer.activation)):
             return None
         between, after = activation_code(layer.mid_activation), activation_code(layer.activation)
-        mid_norm, norm = norm_terms(layer.mid_norm), norm_terms(layer.norm)
+        mid_norm, norm = (norm_terms(norm, self.problem.dim) for norm in (layer.mid_norm, layer.norm))
         if between is None or after is None or mid_norm is None or norm is None:
             return None
         taps, bias, across, shift = layer.depthwise_weight, layer.depthwise_bias, layer.pointwise_weight, layer.bias
