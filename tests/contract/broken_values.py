@@ -126,6 +126,11 @@ def interleaves_the_heads(plan, input, *rest):
     return plan(blocks, *rest).unflatten(1, (heads, -1)).transpose(1, 2).flatten(1, 2)
 
 
+@kernel(check_values, applies=lambda p: dict(p.special).get("renorm_padding") == 1)
+def gives_padding_a_share(plan, *tensors):
+    return changed(plan, special=tuple(pair for pair in plan.problem.special if pair[0] != "renorm_padding"))(*tensors)
+
+
 @kernel(check_values, applies=lambda p: dict(p.special).get("softmax") == 1)
 def forgets_the_softmax(plan, *tensors):
     return changed(plan, special=tuple((n, 0 if n == "softmax" else v) for n, v in plan.problem.special))(*tensors)

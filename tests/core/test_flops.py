@@ -27,7 +27,8 @@ def test_as_many_as_through_aten(case):
     portable, *_ = _KERNELS[case.problem.family, plan.choice.portable.name]
     want, _ = counted(portable, *tensors, *plan._arguments(tensors))
     with torch.inference_mode():
-        assert counted(plan, *tensors)[0] == want > 0
+        assert counted(plan, *tensors)[0] == want
+    assert want or plan.choice.portable.name == "accumulated"  # products of elements are none that torch counts
 
 
 @pytest.mark.parametrize("overrideable", [True, False])

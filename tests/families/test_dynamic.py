@@ -277,5 +277,4 @@ def test_memory_grows_with_the_positions_and_not_with_their_products():
 
     with Largest() as largest:
         OF.dynamic_conv1d(x, weight)
-    assert largest.seen == weight.numel()
-    assert largest.seen < 8 * 512 * 9
+    assert 8 * 512 <= largest.seen <= weight.numel() < 8 * 512 * 9

@@ -221,4 +221,55 @@ std::vector<double> plain_pointwise_gradient(const Values& input, const Values& 
   return found;
 }
 
+PlainDynamic plain_dynamic(const Problem& problem, const Values& input, const Values& grad, const Values& weights,
+                           bool everywhere, bool softmax, bool renorm) {
+  const Axis(&axis)[3] = problem.axis;
+  const int64_t taps = taps_of(problem), ins = axis[0].wide * axis[1].wide * axis[2].wide;
+  const int64_t outs = axis[0].narrow * axis[1].narrow * axis[2].narrow, each = everywhere ? 1 : outs;
+  PlainDynamic found{std::vector<double>(grad.size()), std::vector<double>(input.size()),
+                     std::vector<double>(weights.size())};
+  std::vector<double> share(taps), of_share(taps);
+  std::vector<int64_t> met(taps);  // in a plane, or -1
+  for (int64_t pair = 0; pair < problem.batch * problem.groups; ++pair)
+    for (int64_t p = 0; p < outs; ++p) {
+      bool some = false;
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        int64_t k = tap, position = p, step = 1;
+        met[tap] = 0;
+        for (int i = 2; i >= 0; --i) {
+          const int64_t at = axis[i].stride * (position % axis[i].narrow) + axis[i].dilation * (k % axis[i].taps) -
+                             axis[i].before;
+          met[tap] = met[tap] < 0 || at < 0 || at >= axis[i].wide ? -1 : met[tap] + at * step;
+          step *= axis[i].wide;
+          k /= axis[i].taps;
+          position /= axis[i].narrow;
+        }
+        some = some || met[tap] >= 0;
+      }
+      const auto number = [&](int64_t tap) { return (pair * taps + tap) * each + (everywhere ? 0 : p); };
+      const auto counts = [&](int64_t tap) { return !renorm || !some || met[tap] >= 0; };
+      double highest = -INFINITY, total = 0, mean = 0;
+      for (int64_t tap = 0; tap < taps; ++tap)
+        if (counts(tap)) highest = std::fmax(highest, weights[number(tap)]);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        share[tap] = !softmax ? weights[number(tap)] : counts(tap) ? std::exp(weights[number(tap)] - highest) : 0;
+        total += share[tap];
+        of_share[tap] = 0;
+      }
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        if (softmax) share[tap] /= total;
+        for (int64_t c = pair * problem.wide; c < (pair + 1) * problem.wide; ++c) {
+          if (met[tap] < 0) break;
+          found.output[c * outs + p] += share[tap] * input[c * ins + met[tap]];
+          found.input[c * ins + met[tap]] += share[tap] * grad[c * outs + p];
+          of_share[tap] += double(grad[c * outs + p]) * input[c * ins + met[tap]];
+        }
+        mean += share[tap] * of_share[tap];
+      }
+      for (int64_t tap = 0; tap < taps; ++tap)
+        found.weights[number(tap)] += softmax ? share[tap] * (of_share[tap] - mean) : of_share[tap];
+    }
+  return found;
+}
+
 }  // namespace omniconv

@@ -55,4 +55,12 @@ std::vector<Near> plain_pointwise(const std::vector<Near>& input, int64_t batch,
 std::vector<double> plain_pointwise_gradient(const Values& input, const Values& grad, int64_t batch, int64_t inputs,
                                              int64_t outputs, int64_t positions);
 
+// Of a dynamic convolution: its output, and the gradients of its input and of the numbers that its kernels are made from.
+struct PlainDynamic {
+  std::vector<double> output, input, weights;
+};
+
+PlainDynamic plain_dynamic(const Problem& problem, const Values& input, const Values& grad, const Values& weights,
+                           bool everywhere, bool softmax, bool renorm);
+
 }  // namespace omniconv

@@ -11,6 +11,7 @@
 //                                                an answer, with memory, or in arithmetic, which must not pass
 #include "convolution_trial.h"
 #include "deformable_trial.h"
+#include "dynamic_trial.h"
 #include "fused_trial.h"
 #include "pointwise_trial.h"
 #include "separable_trial.h"
@@ -130,6 +131,19 @@ bool spoil(Kernels& kernels, const std::string& entry) {
       if (workspace && call.pointwise.batch) wrong->run(call.pointwise.output.data, host);
       return floats;
     };
+  } else if (entry == "dynamic") {
+    kernels.dynamic = [](const Dynamic& call, const View& output, const void* bias, const Host& host) {
+      right->dynamic(call, output, bias, host);
+      if (call.problem.batch) wrong->run(output.data, host);
+    };
+  } else if (entry == "dynamic_gradient") {
+    kernels.dynamic_gradient = [](const Dynamic& call, const View& grad, const DynamicGradients& wanted,
+                                  float* workspace, const Host& host) {
+      const int64_t floats = right->dynamic_gradient(call, grad, wanted, workspace, host);
+      for (void* written : {wanted.input.data, wanted.weights.data})
+        if (workspace && call.problem.batch && written) wrong->run(written, host);
+      return floats;
+    };
   } else {
     return false;
   }
@@ -161,6 +175,7 @@ int run(const Kernels& kernels, int64_t count, int64_t first) {
     run_one<DeformableTrial>(kernels, seed, tally);
     run_one<PointwiseTrial>(kernels, seed, tally);
     run_one<FusedTrial>(kernels, seed, tally);
+    run_one<DynamicTrial>(kernels, seed, tally);
   }
   const auto shown = [](int64_t number) { return static_cast<long long>(number); };
   std::printf("%s: %lld geometries of each kind, %lld calls, %lld answers, %lld wrong\n", kernels.isa, shown(count),

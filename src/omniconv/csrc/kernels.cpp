@@ -8,6 +8,8 @@
 #include "deformable_sums.h"
 #include "direct_gradient.h"
 #include "direct_sums.h"
+#include "dynamic_gradient.h"
+#include "dynamic_sums.h"
 #include "isa_entries.h"
 #include "planar_gradient.h"
 #include "planar_products.h"
@@ -91,6 +93,17 @@ int64_t deformable_gradient(const Deformable& call, const Planes& grad, const De
   return run(call, grad, wanted, workspace, host);
 }
 
+void dynamic(const Dynamic& call, const View& output, const void* bias, const Host& host) {
+  const auto run = call.input.type == Type::float32 ? dynamic_sums<float> : dynamic_sums<bf16>;
+  run(call, output, bias, host);
+}
+
+int64_t dynamic_gradient(const Dynamic& call, const View& grad, const DynamicGradients& wanted, float* workspace,
+                         const Host& host) {
+  const auto run = call.input.type == Type::float32 ? dynamic_gradient<float> : dynamic_gradient<bf16>;
+  return run(call, grad, wanted, workspace, host);
+}
+
 }  // namespace
 
 #define OMNICONV_NAME(isa) OMNICONV_NAME_(isa)
@@ -102,6 +115,7 @@ extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
 const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), OMNICONV_ISA::sums, gradient, separable,
                                               separable_gradient, deformable, deformable_gradient,
                                               OMNICONV_ISA::pointwise, OMNICONV_ISA::pack,
-                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused};
+                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused, dynamic,
+                                              dynamic_gradient};
 
 }  // namespace omniconv

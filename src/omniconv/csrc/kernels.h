@@ -74,6 +74,29 @@ struct Fused {
   Pointwise pointwise;
 };
 
+// The kernels of a dynamic convolution: element (sample, head, tap, position), taps and positions axis by axis, lies
+// at the sum of its strides. Absent axes have none.
+struct Predicted {
+  void* data;
+  Type type;
+  int64_t batch, head, tap[3], position[3];
+};
+
+// A convolution of each channel with the kernel of its head at each position.
+struct Dynamic {
+  Problem problem;  // groups: heads, of `wide` channels each; the input is wide
+  View input;
+  Predicted weights;
+  bool everywhere;       // the kernels of one position are those of all
+  bool softmax, renorm;  // over the taps; taps on padding get no share
+};
+
+// Its gradients; data is null where none is wanted.
+struct DynamicGradients {
+  View input;
+  Predicted weights;
+};
+
 struct Kernels {
   const char* isa;
   // output = bias + Σ weights · input; output narrow and input wide, or (scatter) the other way round
@@ -102,6 +125,10 @@ struct Kernels {
   int64_t (*pointwise_gradient)(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
   // Both at once; its workspace likewise.
   int64_t (*fused)(const Fused&, float* workspace, const Host&);
+  // output = bias + Σ kernels of each position · input
+  void (*dynamic)(const Dynamic&, const View& output, const void* bias, const Host&);
+  // and its gradients, with and without a workspace likewise
+  int64_t (*dynamic_gradient)(const Dynamic&, const View& grad, const DynamicGradients&, float* workspace, const Host&);
 };
 
 }  // namespace omniconv

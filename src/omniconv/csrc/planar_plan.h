@@ -19,8 +19,6 @@ namespace planar {
 // Taps of a strand whose weights stay in registers, beside the sums of a tile.
 constexpr int64_t MOST_STRAND = V == 16 ? 8 : 4;
 
-inline int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-
 // The columns: outputs of one phase are a vector's lanes, and each tap of the phase adds an offset to their inputs.
 // A gathering kernel's stride deals the inputs to several packed rows, so that those of neighbouring lanes are
 // neighbours; the stride of a scattering one deals the outputs to phases.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omniconv.core.choose import needs_zeros
 from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 from omniconv.ops.lightweight.cost import check_channels, nearest_heads
@@ -69,7 +70,15 @@ FAMILY = Family(
             equals="lightweight, where every position has the same kernel",
         ),
     ),
-    kernels=(Kernel("accumulated", "one multiply-add of whole tensors for each tap, which copies the input once."),),
+    kernels=(
+        Kernel(
+            "native",
+            "kernels of some positions at a time, normalised and used while they are in the cache.",
+            module="cpu",
+            refuse=needs_zeros,
+        ),
+        Kernel("accumulated", "one multiply-add of whole tensors for each tap, which copies the input once."),
+    ),
     cost=cost,
     cases=CASES,
     layers=("DynamicConv1d", "DynamicConv2d", "DynamicConv3d"),

@@ -10,6 +10,7 @@ CASES = {
     "renormed_image": "dynamic:n1_c6_o6_i7x9_k3x4_s1x2_d2x1_g6_pad2x2:1_b_heads=3_renorm-padding=1_softmax=1",
     "one_head": "dynamic:n2_c5_o5_i10_k3_g5_heads=1_softmax=0",
     "depthwise": "dynamic:n1_c3_o3_i8_k3_g3_pad1_b_heads=3_softmax=1",
+    "wide_heads": "dynamic:n2_c48_o48_i7_k13_g48_padcausal_b_heads=2_softmax=1",
     "circular": "dynamic:n3_c4_o4_i9_k5_g4_padsame_circular_heads=2_softmax=0",
     "sequence": "dynamic:n5_c6_o6_i9_k3_g6_padsame_context=sequence_heads=2_softmax=1",
     "sequence_raw": "dynamic:n7_c4_o4_i5x6_k3x2_g4_pad1x0:1_context=sequence_heads=2_softmax=0",
