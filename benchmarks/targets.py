@@ -47,6 +47,8 @@ SHARES = (
     Target("spatially separable depthwise", 0.40, 0.30),
     Target("lightweight 1-D", 0.50, 0.35),  # K 3 to 31
     Target("deformable 2-D", 0.55, 0.25),
+    Target("dynamic 1-D", 0.40, 0.30),  # K 3 to 31
+    Target("involution 2-D", 0.40, 0.30),
     Target("pointwise", 0.85, 0.60, least_bound_ms=0.1),
     Target("depthwise separable", 0.75, 0.55),
 )

@@ -58,6 +58,32 @@ def test_a_peer_is_right_or_says_why_not(name, problem, variant):
         assert said(name, benchmark) == ""
 
 
+VARYING = (
+    "dynamic:n2_c8_o8_i9x11_k3x2_s2x1_d1x2_g8_pad1x0:2_b_heads=4_softmax=1",
+    "dynamic:n2_c6_o6_i17_k3_g6_padcausal_heads=2_softmax=0",
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("problem", VARYING)
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_kernels_that_vary_are_sums_of_shifted_products(name, problem, variant):
+    if version(name) is None:
+        pytest.skip(f"{name} is not installed")
+    assert said(name, small(problem, variant)) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("torch_cl", "no convolution"), ("onnxruntime", "no such operator"), ("openvino", "no such operator")],
+)
+def test_kernels_that_vary_are_no_convolution(name, why):
+    if version(name) is None:
+        pytest.skip(f"{name} is not installed")
+    with pytest.raises(Unavailable, match=why):
+        said(name, small(VARYING[1], "cf"))
+
+
 @pytest.mark.parametrize("variant", ["cf", "cl.train"])
 def test_compiled_is_right(variant):
     assert said("compile", small("causal", variant)) == ""

@@ -21,6 +21,8 @@ GROUPS = (
     "small groups",
     "spatially separable depthwise",
     "lightweight 1-D",
+    "dynamic 1-D",
+    "involution 2-D",
 )
 
 

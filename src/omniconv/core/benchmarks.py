@@ -27,6 +27,8 @@ class Plain:
         weight, bias: which tensor arguments of the family it takes.
         softmax: whether each kernel is normalised over its taps first.
         repeat: neighbouring channels that share a kernel, which is repeated for them.
+        varies: whether each position has a kernel of its own, in a weight (n, h, *k, *p). No convolution takes it:
+            libraries add up the input, shifted by each tap, times the tap's weights.
     """
 
     problem: ConvProblem
@@ -34,6 +36,7 @@ class Plain:
     bias: str | None = None
     softmax: bool = False
     repeat: int = 1
+    varies: bool = False
 
 
 @dataclass(frozen=True)

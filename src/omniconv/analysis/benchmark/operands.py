@@ -55,7 +55,12 @@ def operands_of(benchmark: Benchmark, device: str) -> Operands:
     def made(name: str, shape: tuple[int, ...], *, positions: bool) -> Tensor:
         tensor = torch.randn(shape, generator=generator)
         tensor = (grids[name].of(tensor) if name in grids else tensor).to(device, dtype)
-        return laid(tensor, positions=positions) if benchmark.layout == "cl" else tensor
+        if benchmark.layout != "cl":
+            return tensor
+        if positions and len(shape) > problem.dim + 2:  # kernels, as a layer in this layout predicts them
+            numbers = tensor.flatten(1, -1 - problem.dim)
+            return laid(numbers, positions=True).unflatten(1, shape[1 : -problem.dim])
+        return laid(tensor, positions=positions)
 
     train = benchmark.training
     tensors = tuple(

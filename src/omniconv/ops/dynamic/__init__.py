@@ -10,6 +10,7 @@ from omniconv.core.family import Family, Kernel, Position, Setting
 from omniconv.core.problem import ConvProblem
 from omniconv.ops.lightweight.cost import check_channels, nearest_heads
 
+from .benchmarks import BENCHMARKS
 from .cases import CASES
 from .cost import check, cost, for_all_positions, tensors
 
@@ -81,6 +82,7 @@ FAMILY = Family(
     ),
     cost=cost,
     cases=CASES,
+    benchmarks=BENCHMARKS,
     layers=("DynamicConv1d", "DynamicConv2d", "DynamicConv3d"),
     real_only=True,
     functions=("dynamic_conv1d", "dynamic_conv2d", "dynamic_conv3d"),

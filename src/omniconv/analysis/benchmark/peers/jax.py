@@ -18,6 +18,7 @@ from omniconv.analysis.benchmark.operands import RESIDUAL, Operands
 from omniconv.analysis.benchmark.peers import Call, Unavailable
 from omniconv.analysis.benchmark.peers.plain import steps_of
 from omniconv.analysis.benchmark.problems import Benchmark
+from omniconv.core.benchmarks import Plain
 from omniconv.core.problem import ConvProblem
 
 # XLA has no depthwise kernel for the CPU. A sum of shifted products, which it fuses, took 1.0 ms where its convolution
@@ -78,11 +79,13 @@ def _forward(benchmark: Benchmark, names: list[str], *, last: bool) -> Callable[
         x = given[0]
         for at, step in enumerate(steps):
             weight = tensors[step.weight]
-            if step.softmax:
+            if step.varies:
+                weight = _varied(step, weight)
+            elif step.softmax:
                 weight = jax.nn.softmax(weight.reshape(weight.shape[0], -1), 1).reshape(weight.shape)
-            if step.repeat > 1:
+            if step.repeat > 1 and not step.varies:
                 weight = jnp.expand_dims(jnp.repeat(weight, step.repeat, 0), 1)
-            x = _convolved(step.problem, x, weight, last=last)
+            x = (_shifted if step.varies else _convolved)(step.problem, x, weight, last=last)
             if step.bias:
                 bias = tensors[step.bias]
                 x = x + (bias if last else bias.reshape(-1, *[1] * step.problem.dim))
@@ -136,6 +139,19 @@ def _turned(problem: ConvProblem, weight: Any) -> tuple[Any, tuple[tuple[int, in
     return turned, tuple((e - 1 - before, e - 1 - after + more) for e, (before, after), more in crops)
 
 
+def _varied(step: Plain, weight: Any) -> Any:
+    """The kernels of each channel, (c, 1, *k, n, *p), of which ``_shifted`` takes a tap at a time."""
+    import jax
+    from jax import numpy as jnp
+
+    n, heads, *rest = weight.shape
+    taps, positions = rest[: step.problem.dim], rest[step.problem.dim :]
+    flat = weight.reshape(n, heads, -1, *positions).astype(jnp.float32)
+    flat = jax.nn.softmax(flat, 2) if step.softmax else flat
+    flat = jnp.moveaxis(flat.reshape(n, heads, *taps, *positions), 0, step.problem.dim + 1)
+    return jnp.expand_dims(jnp.repeat(flat, step.repeat, 0), 1)
+
+
 def _shifted(problem: ConvProblem, x: Any, weight: Any, *, last: bool) -> Any:
     """A depthwise convolution as a sum over its taps, accumulated in float32."""
     from jax import lax
@@ -153,7 +169,11 @@ def _shifted(problem: ConvProblem, x: Any, weight: Any, *, last: bool) -> Any:
             begins[at] = k * problem.dilation[axis]
             ends[at], steps[at] = begins[at] + (out - 1) * step + 1, step
         w = weight[(slice(None), 0, *tap)].astype(jnp.float32)
-        total = total + lax.slice(wide, begins, ends, steps) * (w if last else w.reshape(-1, *[1] * problem.dim))
+        if w.ndim > 1:  # a kernel for each position: (c, n, *p)
+            w = jnp.moveaxis(w, 0, -1 if last else 1)
+        elif not last:
+            w = w.reshape(-1, *[1] * problem.dim)
+        total = total + lax.slice(wide, begins, ends, steps) * w
     return total.astype(x.dtype)
 
 

@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, he
 from torch import Tensor
 
 from omniconv.analysis.benchmark.operands import RESIDUAL, Operands
+from omniconv.analysis.benchmark.peers import Unavailable
 from omniconv.analysis.benchmark.peers.plain import steps_of, weight_of
 from omniconv.analysis.benchmark.problems import Benchmark
 from omniconv.core.problem import ConvProblem
@@ -60,6 +61,8 @@ def _convolutions(benchmark: Benchmark, given: dict[str, Any]) -> tuple[list[Nod
     if benchmark.activation == "relu6":
         constants |= {name: torch.tensor(value) for name, value in _BOUNDS.items()}
     name = "input"
+    if any(step.varies for step in steps):
+        raise Unavailable("it has no such operator")
     for at, step in enumerate(steps):
         last = at == len(steps) - 1
         weights = {f"w{at}": weight_of(step, given)} | ({f"b{at}": given[step.bias]} if step.bias else {})
