@@ -213,7 +213,9 @@ class Linear(nn.Linear):
         channels = input.reshape(1, -1, self.in_features).transpose(1, 2)
         added = None if residual is None else residual.reshape(1, -1, self.out_features).transpose(1, 2)
         output = self._followed(channels, self.weight, self.bias, None, added, self.activation)
-        return None if output is None else output.transpose(1, 2).reshape(*input.shape[:-1], self.out_features)
+        if output is None:
+            return None
+        return output.transpose(1, 2).reshape(*input.shape[:-1], self.out_features).contiguous()
 
     def _check_residual(self, input: object, residual: object) -> None:
         if not isinstance(residual, Tensor):
