@@ -69,7 +69,7 @@ $(SANITIZED)/driver: $(wildcard tests/native/*) $(ISAS:%=$(SANITIZED)/kernels_%.
 	$(CXX) -std=c++17 -O2 -Isrc/omniconv/csrc -c tests/native/plain_loops.cpp -o $(SANITIZED)/plain_loops.o
 	$(CXX) $(SANITIZERS) -O1 tests/native/sanitize.cpp $(SANITIZED)/*.o -lpthread -o $@
 
-sanitize:  ## run the kernels of each instruction set on random geometries under sanitizers; about a quarter of an hour
+sanitize:  ## run the kernels of each instruction set on random geometries under sanitizers; about twenty minutes
 	@$(MAKE) --no-print-directory -j 2 $(SANITIZED)/driver
 	@for isa in $$($(SANITIZED)/driver); do \
 	  for entry in sums gradient separable separable_gradient deformable deformable_gradient pointwise pack \
