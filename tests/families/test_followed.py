@@ -117,7 +117,9 @@ def test_one_call_equals_the_parts(block):
         for _ in range(3):  # weights are packed when they come again
             got = layer(x, residual)
             assert_close(got, one_by_one(layer, x, residual))
-    assert len(calls) == (0 if alone and layer.norm is None and layer.activation is None else 3)
+    plain = alone and layer.norm is None and layer.activation is None
+    left = x.dtype is torch.bfloat16 and x.stride(1) == 1 and layer._followed._leaves
+    assert len(calls) == (0 if plain or left else 3)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS[2:8])

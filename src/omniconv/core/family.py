@@ -95,9 +95,10 @@ class Kernel:
     ``refuse`` returns None, or one sentence saying why this kernel cannot take a problem. ``words`` are the texts that
     a compiled kernel knows, in the order of its numbers for them. ``overrideable`` returns what
     ``aten::convolution_overrideable`` takes behind its tensors to compute the same, or None. ``bind`` names a function
-    of the module (``packed``, where it is compiled): from the problem and the schema's numbers it makes what eager code
-    calls with the tensors alone, or None. ``leaves`` names the types in which a compiled kernel leaves channels last to
-    ATen, and ``exact`` the tensors that autocast leaves in the type that they have.
+    of the module: from the problem and the schema's numbers it makes what eager code calls with the tensors alone, or
+    None; a compiled kernel's is in ``packed`` and makes two, without and with gradients, given what records them else.
+    ``leaves`` names the types in which a compiled kernel leaves channels last to ATen, and ``exact`` the tensors that
+    autocast leaves in the type that they have.
     """
 
     name: str

@@ -119,12 +119,17 @@ def hooked(parts: Sequence[Part]) -> bool:
     return any(p._forward_hooks or p._forward_pre_hooks for p in parts if isinstance(p, nn.Module))  # noqa: SLF001
 
 
-def takes(tensors: Sequence[Any]) -> bool:
-    """Whether one compiled call may compute with these tensors, the input first: nothing but eager inference looks."""
+def takes(tensors: Sequence[Any], leaves: Sequence[str] = ()) -> bool:
+    """Whether one compiled call may compute with these tensors, the input first: nothing but eager inference looks.
+
+    ``leaves`` names types in which channels last is left to ATen.
+    """
     input = tensors[0]
     if type(input) not in PLAIN or current_listener() is not None or not plain(tensors):
         return False
     if input.dtype not in TYPES or input.layout is not torch.strided or torch.is_autocast_enabled("cpu"):
+        return False
+    if leaves and input.dtype is torch.bfloat16 and input.stride(1) == 1:
         return False
     recording = torch.is_grad_enabled()
     for tensor in tensors:

@@ -34,6 +34,7 @@ from .flops import count_as
 from .problem import ConvProblem
 
 Function = Callable[..., Tensor]
+Way = tuple[Function, tuple[Any, ...]]  # a function, and what it takes behind the tensors
 TYPES = frozenset({torch.float32, torch.bfloat16})
 FLOATING = TYPES | {torch.float64, torch.float16, torch.complex64, torch.complex128}
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -91,10 +92,11 @@ class Native:
         biases = _mask([tensor.endswith("bias") for tensor in family.tensor_names])
         count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward), biases)
 
-    def bound(self, problem: ConvProblem, numbers: tuple[Any, ...], flat: tuple[int, ...]) -> tuple[Function, Any]:
-        """What eager inference calls, and with what behind the tensors."""
-        own = getattr(self._part("packed"), self._bind)(problem, *numbers) if self._bind else None
-        return (own, ()) if own else (self.call, (flat,))
+    def bound(self, problem: ConvProblem, numbers: tuple[Any, ...], flat: tuple[int, ...], recorded: Way) -> list[Way]:
+        """What eager code calls, and with what behind the tensors, without gradients and (``recorded``) with them."""
+        own = getattr(self._part("packed"), self._bind)(problem, recorded[0], *numbers) if self._bind else (None, None)
+        ways = (self.call, (flat,)), recorded
+        return [(given, ()) if given else way for given, way in zip(own, ways, strict=True)]
 
     def lowered(self, tensors: Sequence[Tensor | None], dtype: torch.dtype | None = None) -> tuple[Tensor | None, ...]:
         """The tensors in the type that autocast asks for, if it is on, or in ``dtype``; float64 and exact ones stay."""

@@ -21,12 +21,11 @@ from .check import TensorCheck
 from .choose import choose
 from .family import Family, Kernel, families, family_of
 from .library import load
-from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, plain, transforming
+from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, Way, plain, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
 Function = Callable[..., Tensor]
-Way = tuple[Function, tuple[Any, ...]]  # a function, and what it takes behind the tensors
 
 
 _LIBRARY = torch.library.Library("omniconv", "DEF")
@@ -76,7 +75,7 @@ class Plan:
         if self._numbers is not None:
             if self._native is not None:
                 self._flat = self._native.flat.pack(self._numbers)
-                self._raw = self._native.bound(problem, self._numbers, self._flat)
+                self._raw, self._recorded = self._native.bound(problem, self._numbers, self._flat, self._recorded)
                 self._overrideable = kernel.overrideable(*self._numbers)
             if self._overrideable is not None:
                 self._recorded = (OVERRIDEABLE, self._overrideable)

@@ -11,6 +11,13 @@ namespace {
 
 constexpr int64_t BETWEEN_FLOATS = 1 << 16;  // of a box
 constexpr int64_t LEAST_BOX = 2 * TILE_HEIGHT;  // positions
+// Of a tap, of an input position that the taps of a box reach, of a weight that a box reads, and of a box, beside a
+// multiply-add of a tile.
+constexpr double TAP_COST = 2, REACH_COST = 8, WEIGHT_COST = 4, BOX_COST = 1 << 16;
+// What the threads wait for each other, twice a sample, where they compute all of it in turn.
+constexpr double TURN_COST = 1 << 19;
+constexpr int64_t MOST_IN_TURN = 1 << 18;  // floats between the two, of a sample
+constexpr int64_t FEW_BOXES = 4;           // of a thread
 
 template <class T>
 struct FusedSums {
@@ -20,41 +27,68 @@ struct FusedSums {
   int64_t middle;          // channels between the two
   int64_t pitch;           // between positions (by rows) or channels of a box
   int64_t box[3], boxes[3];  // positions of a box along each axis, and boxes along it
+  bool in_turn;              // a sample at a time, one convolution after the other, each on all threads
 
   FusedSums(const Fused& call_, const Host& host_)
       : call(call_), host(host_), plan(call_.pointwise, host_), middle(call_.pointwise.inputs) {
     const int64_t(&size)[3] = call.pointwise.size;
-    const int64_t wanted = plan.threads > 1 ? ceil_div(4 * plan.threads, most(call.pointwise.batch, 1)) : 1;
-    const int64_t shared = ceil_div(plan.positions, wanted);  // so that every thread has some boxes
-    const int64_t most_positions = most(least(BETWEEN_FLOATS / middle, shared), LEAST_BOX);
+    const int64_t most_positions = most(BETWEEN_FLOATS / middle, LEAST_BOX);
     box[0] = 1;
-    box[2] = least(size[2], most_positions);
-    box[2] = ceil_div(size[2], ceil_div(size[2], box[2]));
-    box[1] = box[2] < size[2] ? 1 : fitting(most(most_positions / size[2], 1));
+    box[2] = ceil_div(size[2], ceil_div(size[2], most_positions));
+    box[1] = 1;
+    if (box[2] == size[2]) {
+      box[1] = best(1, most(most_positions / size[2], 1));
+    } else if (size[1] == 1) {
+      box[2] = best(2, box[2]);
+    }
     for (int axis = 0; axis < 3; ++axis) boxes[axis] = ceil_div(size[axis], box[axis]);
-    const int64_t positions = box[1] * box[2];
-    pitch = plan.by_rows ? pitch_for(middle) : pitch_for(positions);
+    pitch = plan.by_rows ? pitch_for(middle) : pitch_for(box[1] * box[2]);
+    const int64_t axis = box[2] == size[2] ? 1 : 2;
+    in_turn = sizeof(T) == sizeof(float) && middle * plan.positions <= MOST_IN_TURN && plan.threads > 1 &&
+              time_in_turn() < time(axis, box[axis]);
+    if (in_turn) pitch = plan.by_rows ? pitch_for(middle) : pitch_for(plan.positions);
   }
 
-  // Rows of a box: up to `rows`, but so that few lanes of the last panel are idle and few rows are left.
-  int64_t fitting(int64_t rows) const {
-    const int64_t height = call.pointwise.size[1], width = call.pointwise.size[2];
-    int64_t best = least(rows, height);
-    double least_cost = 1e30;
-    for (int64_t some = best; some >= most(best / 2, 1); --some) {
-      const int64_t whole = height / some, rest = height % some;
-      const auto cost = [&](int64_t count) {
-        const int64_t unit = plan.by_rows ? 1 : TILE_WIDTH;
-        // the rows that the taps reach over are read anew for each box
-        return double(ceil_div(count * width, unit) * unit) + 0.1 * double(width * (call.depthwise.axis[1].taps - 1));
-      };
-      const double all = double(whole) * cost(some) + (rest ? cost(rest) : 0);
-      if (all < least_cost) {
-        least_cost = all;
-        best = some;
+  // Of a box with `some` positions along an axis.
+  double box_time(int axis, int64_t some) const {
+    const Axis& along = call.depthwise.axis[axis];
+    const int64_t across = axis == 1 ? call.pointwise.size[2] : 1;
+    const int64_t lanes = plan.by_rows ? TILE_HEIGHT : TILE_WIDTH;
+    const double tiles = double(ceil_div(some * across, lanes) * lanes) * double(call.pointwise.outputs);
+    const double taps = double(some * across * taps_of(call.depthwise)) * TAP_COST;
+    const double reach = double(((some - 1) * along.stride + span_of(along)) * across) * REACH_COST;
+    const double weights = double(call.pointwise.outputs) * WEIGHT_COST;
+    return double(middle) * (tiles + taps + reach + weights) + BOX_COST;
+  }
+
+  // Of all boxes; where they are few, of the thread that has the most.
+  double time(int axis, int64_t some) const {
+    const int64_t all = call.pointwise.size[axis], whole = all / some, rest = all % some;
+    const int64_t others = call.pointwise.batch * call.pointwise.size[0], count = others * ceil_div(all, some);
+    if (count <= FEW_BOXES * plan.threads) return double(ceil_div(count, plan.threads)) * box_time(axis, some);
+    const double each = double(whole) * box_time(axis, some) + (rest ? box_time(axis, rest) : 0);
+    return double(others) * each / double(plan.threads);
+  }
+
+  // Of a sample's depthwise convolution on all threads, then its pointwise one.
+  double time_in_turn() const {
+    const int axis = call.pointwise.size[1] > 1 ? 1 : 2;
+    const int64_t depths = call.pointwise.size[0];
+    const double all = double(depths) * (box_time(axis, call.pointwise.size[axis]) - BOX_COST);
+    return double(call.pointwise.batch) * (all / double(plan.threads) + TURN_COST);
+  }
+
+  // How many positions of an axis make a box, up to `limit`, for the least time.
+  int64_t best(int axis, int64_t limit) const {
+    int64_t found = 1;
+    double least_time = 1e300;
+    for (int64_t some = 1; some <= least(limit, call.pointwise.size[axis]); ++some) {
+      if (const double one = time(axis, some); one < least_time) {
+        least_time = one;
+        found = some;
       }
     }
-    return best;
+    return found;
   }
 
   bool packs() const { return !call.pointwise.packed && !plan.lying(); }
@@ -69,7 +103,14 @@ struct FusedSums {
   int64_t widened_floats() const {
     return sizeof(T) == sizeof(float) ? 0 : (whole_lines(middle * filter() * 4) + whole_lines(middle * 4)) / 4;
   }
-  int64_t floats() const { return packed_floats() + widened_floats() + V; }
+  int64_t floats() const { return packed_floats() + widened_floats() + turn_floats() + V; }
+  int64_t between_rows() const { return plan.by_rows ? plan.positions : middle; }
+  int64_t bias_floats() const {  // of PointwiseSums
+    return 2 * (whole_vectors(call.pointwise.outputs) + TILE_WIDTH) + LINE / 4 + V;
+  }
+  int64_t turn_floats() const {
+    return in_turn ? (whole_lines(between_rows() * pitch * 4) + whole_lines(bias_floats() * 4)) / 4 : 0;
+  }
 
   void run(float* workspace) const {
     Arena arena{reinterpret_cast<char*>(workspace)};
@@ -87,6 +128,12 @@ struct FusedSums {
       float* shift = arena.take<float>(middle);
       if (call.depthwise_bias) widen_run(shift, static_cast<const T*>(call.depthwise_bias), middle);
       if (call.depthwise_bias) depthwise.bias = shift;
+    }
+    if (in_turn) {
+      float* between = arena.take<float>(between_rows() * pitch);
+      float* bias = arena.take<float>(bias_floats());
+      for (int64_t sample = 0; sample < across.batch; ++sample) sum_in_turn(across, depthwise, sample, between, bias);
+      return;
     }
     const int64_t units = boxes[0] * boxes[1] * boxes[2], tasks = units * across.batch;
     const Split split = Split::of_units(least(plan.threads, most(tasks, 1)), 1, units, true, across.batch);
@@ -107,6 +154,35 @@ struct FusedSums {
     return found;
   }
 
+  void sum_in_turn(const Pointwise& all, const First& depthwise, int64_t sample, float* between, float* bias) const {
+    constexpr int64_t FIRST[3] = {0, 0, 0};
+    Pointwise across = all;
+    across.batch = 1;
+    across.output = from<T>(all.output, sample, FIRST);
+    across.addend = from<T>(all.addend, sample, FIRST);
+    across.input = view_between(between, across);
+    Problem part = call.depthwise;
+    part.batch = 1;
+    OMNICONV_ISA::sums(part, false, from<T>(call.input, sample, FIRST), across.input, depthwise.taps, depthwise.bias,
+                       host);
+    if (call.between != Activation::none || call.affine.scale) {
+      const int64_t rows = between_rows(), pieces = least(rows, 4 * plan.threads);
+      run_tasks(host, Split::of_units(plan.threads, 1, pieces, true), [&](Dealer& dealer) {
+        Task task;
+        while (dealer.deal(task)) {
+          const int64_t first = rows * task.first_row / pieces, end = rows * (task.first_row + 1) / pieces;
+          activate(between + first * pitch, first, end - first, plan.by_rows ? middle : plan.positions);
+        }
+      });
+    }
+    PointwiseSums<T, float>(across, host).run(bias);
+  }
+
+  View view_between(float* between, const Pointwise& across) const {
+    const int64_t step = plan.by_rows ? pitch : 1, row = step * across.size[2];
+    return {between, Type::float32, 0, plan.by_rows ? 1 : pitch, {row * across.size[1], row, step}};
+  }
+
   void sum_box(const Pointwise& all, const First& depthwise, int64_t sample, int64_t number) const {
     int64_t place[3];
     for (int axis = 2; axis >= 0; --axis) {
@@ -121,19 +197,17 @@ struct FusedSums {
     int64_t first[3];
     const Problem part = reached(place, across, first);
     const int64_t positions = across.size[1] * across.size[2], rows = plan.by_rows ? positions : middle;
-    const int64_t workspace = 2 * (whole_vectors(across.outputs) + TILE_WIDTH) + LINE / 4 + V;
     const int64_t widened = sizeof(T) == sizeof(float) ? 0 : volume(part) * whole_vectors(channels());
-    Arena arena{static_cast<char*>(host.held(whole_lines(rows * pitch * 4) + whole_lines(workspace * 4) +
+    Arena arena{static_cast<char*>(host.held(whole_lines(rows * pitch * 4) + whole_lines(bias_floats() * 4) +
                                              whole_lines(widened * 4)))};
     float* between = arena.take<float>(rows * pitch);
-    const int64_t step = plan.by_rows ? pitch : 1;
-    across.input = {between, Type::float32, 0, plan.by_rows ? 1 : pitch, {0, step * across.size[2], step}};
+    across.input = view_between(between, across);
     const Host alone = {by_itself, host.scratch, nullptr, 1};
     View input = from<T>(call.input, sample, first);
     if constexpr (sizeof(T) != sizeof(float)) input = widen_box(input, part, arena.take<float>(widened));
     OMNICONV_ISA::sums(part, false, input, across.input, depthwise.taps, depthwise.bias, alone);
-    if (call.between != Activation::none || call.affine.scale) activate(between, rows, plan.by_rows ? middle : positions);
-    PointwiseSums<T, float>(across, alone).run(arena.take<float>(workspace));
+    if (call.between != Activation::none || call.affine.scale) activate(between, 0, rows, plan.by_rows ? middle : positions);
+    PointwiseSums<T, float>(across, alone).run(arena.take<float>(bias_floats()));
   }
 
   int64_t channels() const { return call.depthwise.groups * call.depthwise.wide; }
@@ -184,11 +258,11 @@ struct FusedSums {
     return part;
   }
 
-  // The affine map and the activation between the two.
-  void activate(float* rows, int64_t count, int64_t length) const {
+  // The affine map and the activation between the two; rows are channels, from `first` on, where they are no positions.
+  void activate(float* rows, int64_t first, int64_t count, int64_t length) const {
     const Affine& affine = call.affine;
     with_activation(call.between, [&](auto activation) {
-      for (int64_t row = 0; row < count; ++row, rows += pitch)
+      for (int64_t row = first; row < first + count; ++row, rows += pitch)
         each_vector(length, [&](int64_t n, int64_t some) {
           vec value = load_count(rows + n, some);
           if (affine.scale && plan.by_rows) {

@@ -15,6 +15,8 @@ from omniconv.core.problem import ConvProblem
 
 from . import FAMILY, is_unpadded_pointwise
 
+LEAST_PACKED = 1 << 12  # weights: fewer are packed in less time than Python takes to look for them
+
 
 class PackedPointwise:
     """The compiled kernel for one pointwise problem, called with its tensors alone."""
@@ -32,8 +34,8 @@ class PackedPointwise:
         return self._packed(input, weight, packed, bias, [], 0.0, None, self._followed)
 
 
-def packed_bound(problem: ConvProblem, *numbers: Any) -> Callable[..., Tensor] | None:
+def packed_bound(problem: ConvProblem, recorded: object, *numbers: Any) -> tuple[Callable[..., Tensor] | None, None]:
     """What eager inference calls for a pointwise problem."""
-    if not is_unpadded_pointwise(problem):
-        return None
-    return PackedPointwise(Flat(FAMILY.schema, ("zeros",)).pack(numbers))
+    if not is_unpadded_pointwise(problem) or problem.in_channels * problem.out_channels < LEAST_PACKED:
+        return None, None
+    return PackedPointwise(Flat(FAMILY.schema, ("zeros",)).pack(numbers)), None

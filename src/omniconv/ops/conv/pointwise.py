@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from omniconv.core.choose import choose
+from omniconv.core.choose import LEAST_TILED_CHANNELS, broad_groups, choose, multiplies_tiles
 from omniconv.core.flat import Flat
 from omniconv.core.follow import (
     Activation,
@@ -43,6 +43,7 @@ class Followed:
     def __init__(self, problem: ConvProblem) -> None:
         self.problem, self.packing = problem, Packing()
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
+        self._leaves = broad_groups(problem)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
 
     def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
@@ -61,7 +62,7 @@ class Followed:
         if is_dynamo_compiling() or hooked((norm, activation)):
             return None
         terms, code = norm_terms(norm, self.problem.dim), activation_code(activation)
-        if terms is None or code is None or not takes((input, own, bias, residual, *terms[0])):
+        if terms is None or code is None or not takes((input, own, bias, residual, *terms[0]), self._leaves):
             return None
         if input.dim() != self.problem.dim + 2:
             return None
@@ -193,6 +194,7 @@ class Linear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.activation = activation_of("activation", activation)
+        self._left = multiplies_tiles() and min(in_features, out_features) >= LEAST_TILED_CHANNELS
         self._followed = None
         if in_features > 0 and out_features > 0:
             self._followed = followed(ConvProblem.of("conv", 1, in_features, out_features, 1, bias=bias))
@@ -207,6 +209,8 @@ class Linear(nn.Linear):
 
     def _at_once(self, input: Any, residual: Tensor | None) -> Tensor | None:
         if self._followed is None or not isinstance(input, Tensor) or input.dim() < 1:
+            return None
+        if self._left and input.dtype is torch.bfloat16:
             return None
         if input.shape[-1] != self.in_features or not takes((input, self.weight, self.bias, residual)):
             return None

@@ -71,6 +71,7 @@ FAMILY = Family(
             "depthwise, then pointwise, box by box: what stands between stays in the cache.",
             module="cpu",
             refuse=needs_zeros,
+            bind="packed_bound",
         ),
         Kernel("direct", "two ATen convolutions, grouped and 1×1.", refuse=needs_even_zeros),
         Kernel("padded", "the input padded first, then two ATen convolutions."),

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from omniconv.core.choose import choose
+from omniconv.core.choose import broad_groups, choose
 from omniconv.core.flat import Flat
 from omniconv.core.follow import Packing, activation_code, hooked, norm_terms, takes
 from omniconv.core.problem import ConvProblem
 
 from . import FAMILY
+from .cost import parts
 
 
 def followed(problem: ConvProblem) -> Followed | None:
@@ -28,6 +29,7 @@ class Followed:
     def __init__(self, problem: ConvProblem) -> None:
         self.problem, self.packing = problem, Packing()
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
+        self._leaves = broad_groups(parts(problem)[1])
         self._call = torch.ops.omniconv.separable_followed.default._op  # noqa: SLF001
 
     def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
@@ -42,7 +44,7 @@ class Followed:
         if between is None or after is None or mid_norm is None or norm is None:
             return None
         taps, bias, across, shift = layer.depthwise_weight, layer.depthwise_bias, layer.pointwise_weight, layer.bias
-        if not takes((input, taps, bias, across, shift, residual, *mid_norm[0], *norm[0])):
+        if not takes((input, taps, bias, across, shift, residual, *mid_norm[0], *norm[0]), self._leaves):
             return None
         if input.dim() != self.problem.dim + 2 or hooked(
             (layer.mid_norm, layer.mid_activation, layer.norm, layer.activation)
