@@ -26,7 +26,7 @@ ACTIVATIONS = (
     F.hardswish,
 )
 EPSILON = 1e-3
-IN, MIDDLE, OUT = 6, 12, 20
+IN, MIDDLE, OUT = 8, 16, 32  # whole vectors, so that turned weights are packed to as many numbers
 
 
 def norm_of(channels):

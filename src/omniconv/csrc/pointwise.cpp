@@ -48,7 +48,7 @@ Tensor input_gradient(const Call& call, const Pointwise& forward, const Tensor& 
   return found;
 }
 
-// Before packed weights stand a line, which says for what layout they are, and some of the weights as they were.
+// Before packed weights stand a line, which says for what layout and inputs they are, and some of the weights as they were.
 constexpr int64_t HEADER = 16;
 
 struct Packed {
@@ -72,6 +72,7 @@ struct Packed {
 
   void fill(const Pointwise& call, float* memory) const {
     memory[0] = layout;
+    memory[1] = float(call.inputs);  // else those of the turned weights, of as many samples, would fit
     for (int64_t at = 0; at < samples; ++at) memory[HEADER + at] = sample(call, at);
     kernels().pack(call, memory + all - weights, host());
   }
@@ -122,7 +123,7 @@ const float* packed_for(const Pointwise& call, const MaybeTensor& given) {
       seen.sizes[0] != packed.all || seen.strides[0] != 1)
     return nullptr;
   float* memory = static_cast<float*>(given->data_ptr());
-  if (memory[0] != packed.layout) return nullptr;
+  if (memory[0] != packed.layout || memory[1] != float(call.inputs)) return nullptr;
   // Not every change is counted by torch: `.data` and storage that is shared write past it.
   if (!packed.fits(call, memory)) packed.fill(call, memory);
   return memory + packed.all - packed.weights;
