@@ -156,7 +156,8 @@ inline FusedCase drawn_fused(uint64_t seed) {
 
   Problem& problem = made.problem;
   const bool large = draw.chance(10);
-  problem = {draw.chance(3) ? 0 : draw.of(1, 3), 1, 1, draw.chance(60) ? 1 : draw.of(2, 4), {NO_AXIS, NO_AXIS, NO_AXIS}};
+  problem = {draw.chance(3) ? 0 : draw.of(1, 3), 1, 1, 1, {NO_AXIS, NO_AXIS, NO_AXIS}};
+  problem.narrow = draw.chance(60) ? 1 : draw.of(2, 4);
   const int64_t most_size[3] = {large ? 700 : 90, large ? 40 : 14, large ? 14 : 6};
   const int64_t most_taps[3] = {draw.chance(10) ? 20 : 9, draw.chance(10) ? 9 : 5, 4};
   for (int64_t i = 3 - made.axes; i < 3; ++i)

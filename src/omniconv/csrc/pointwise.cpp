@@ -48,7 +48,8 @@ Tensor input_gradient(const Call& call, const Pointwise& forward, const Tensor& 
   return found;
 }
 
-// Before packed weights stand a line, which says for what layout and inputs they are, and some of the weights as they were.
+// Before packed weights stand a line, which says for what layout and inputs they are, and some of the weights as they
+// were.
 constexpr int64_t HEADER = 16;
 
 struct Packed {
