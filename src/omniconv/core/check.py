@@ -28,6 +28,16 @@ def weight_of(name: str, weight: object, dims: int, layout: str) -> tuple[int, .
     return tuple(weight.shape)
 
 
+def known(shape: Shape | None, dim: int, batched: bool) -> Shape | list[int] | None:
+    """A shape, or (a list) those sizes behind the batch of a tensor that do not follow the input's."""
+    return list(shape[1:-dim]) if shape and batched else shape
+
+
+def differs(tensor: Tensor, sizes: object) -> bool:
+    """Whether a tensor whose shape is not ``sizes`` has not these known ones either."""
+    return type(sizes) is not list or list(tensor.shape[1 : 1 + len(sizes)]) != sizes
+
+
 class TensorCheck:
     """``check_tensors`` for one problem; tensors like those of an earlier call were checked then: 10 µs saved."""
 

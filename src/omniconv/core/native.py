@@ -94,7 +94,8 @@ class Native:
 
     def bound(self, problem: ConvProblem, numbers: tuple[Any, ...], flat: tuple[int, ...], recorded: Way) -> list[Way]:
         """What eager code calls, and with what behind the tensors, without gradients and (``recorded``) with them."""
-        own = getattr(self._part("packed"), self._bind)(problem, recorded[0], *numbers) if self._bind else (None, None)
+        bind = self._bind and not torch.compiler.is_dynamo_compiling()  # such a plan runs nothing itself
+        own = getattr(self._part("packed"), self._bind)(problem, recorded[0], *numbers) if bind else (None, None)
         ways = (self.call, (flat,)), recorded
         return [(given, ()) if given else way for given, way in zip(own, ways, strict=True)]
 

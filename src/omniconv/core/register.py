@@ -17,7 +17,7 @@ from torch import Tensor, is_autocast_enabled, is_grad_enabled, strided
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
-from .check import TensorCheck
+from .check import TensorCheck, differs, known
 from .choose import choose
 from .family import Family, Kernel, families, family_of
 from .library import load
@@ -82,10 +82,10 @@ class Plan:
             if bind and self.family.batched == ("input",) and (bound := bind(problem, *self._numbers)):
                 self._aten = (bound, ())  # which may broadcast: its tensors have fixed shapes
         self._quick = (self._native or self._aten) is not None
-        if self._quick:  # shapes that follow the input's are looked at by the compiled kernel
+        if self._quick:  # sizes that follow the input's are looked at by the compiled kernel
             found = self.family.tensors(problem.at((2**40,) * problem.dim))
             self._dims, self._channels, self._count = problem.dim + 2, problem.in_channels, len(found)
-            self._shapes = [... if size and name in self.family.batched else size for name, size in found.items()][1:]
+            self._shapes = [known(size, problem.dim, name in self.family.batched) for name, size in found.items()][1:]
 
     def __reduce__(self) -> tuple[type[Plan], tuple[ConvProblem]]:
         return Plan, (self.problem,)
@@ -134,7 +134,7 @@ class Plan:
             if t is None:
                 if shape is not None:
                     return None
-            elif type(t) not in PLAIN or (t.shape != shape and shape is not ...) or t.dtype != dtype or not t.is_cpu:
+            elif type(t) not in PLAIN or (t.shape != shape and differs(t, shape)) or t.dtype != dtype or not t.is_cpu:
                 return None
         native = self._native
         if native is not None:

@@ -17,9 +17,11 @@ from .cost import parts
 Function = Callable[..., Tensor]
 
 
-def packed_bound(problem: ConvProblem, recorded: Function, *numbers: Any) -> tuple[None, Function]:
+def packed_bound(problem: ConvProblem, recorded: Function, *numbers: Any) -> tuple[None, Function | None]:
     """What eager code with gradients calls; in bfloat16 ``recorded``, which rounds nothing between the parts."""
     depthwise, pointwise = (Plan(part) for part in parts(problem))
+    if not (depthwise.choice.kernel.compiled and pointwise.choice.kernel.compiled):
+        return None, None
 
     def kept(input: Tensor, taps: Tensor, across: Tensor, bias: Tensor | None, shift: Tensor | None) -> Tensor:
         if input.dtype is not torch.float32:
