@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ import torch
 from contract.problems import COMPILED, covering, each, first_of_each_kernel, halves, present, reals, tracked
 from contract.test_determinism import large
 from contract.test_gradients import gradients
+from omniconv import nn
 from omniconv.core.library import absent
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan
+from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(bool(absent()), reason=absent())
 CHOSEN = [case for case in COMPILED if case.chosen]
@@ -145,3 +148,27 @@ def test_an_operator_under_autocast_computes_in_bfloat16_whatever_type_that_asks
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
             assert plan._native.operator(*tensors, plan._packed(tensors)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.DepthwiseConv2d(8, 3, padding=1), (2, 8, 9, 9)),
+        (nn.Conv2d(8, 4, 1), (2, 8, 9, 9)),
+        (nn.PointwiseConv2d(8, 4, norm=torch.nn.BatchNorm2d, activation=torch.nn.SiLU), (2, 8, 9, 9)),
+        (nn.DepthwiseSeparableConv2d(8, 4, 3, mid_activation=torch.nn.ReLU), (2, 8, 9, 9)),
+        (nn.LightweightConv1d(8, 3, heads=2), (2, 8, 9)),
+        (nn.Linear(8, 4, activation=torch.nn.GELU), (2, 8)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",
+)
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # sizes are checked, and become constants
+def test_traces_hold_operators_of_torch_alone(layer, shape, gradients):
+    """So that ONNX can be made of them, and they run where this package is not."""
+    layer, x = layer.eval(), torch.randn(shape)
+    with torch.set_grad_enabled(gradients):
+        layer(x)
+        traced = torch.jit.trace(layer, (x,))
+        assert not re.search("omniconv::|overrideable", str(traced.inlined_graph))
+        assert_close(traced(x), layer(x))

@@ -41,6 +41,7 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 LEAST_LEFT_SIZE = 2 * MOST_LEFT_TAPS  # of images in bfloat16
 # Names of torch's own that are not promised to stay: found here at import, so that their absence fails at once.
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+tracing: Callable[[], bool] = torch._C._is_tracing  # noqa: SLF001  # torch.jit.trace, and the ONNX export made of it
 OVERRIDEABLE = torch.ops.aten.convolution_overrideable.default._op  # noqa: SLF001
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 
@@ -48,7 +49,7 @@ assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 def plain(tensors: Sequence[Any]) -> bool:
     """Whether the tensors are torch's own and nothing but eager code and autograd looks on."""
     # `is_dynamo_compiling` is cheaper than `is_compiling`, and other tracers bring tensors of their own types.
-    if torch.compiler.is_dynamo_compiling() or transforming() or forward_ad._current_level >= 0:  # noqa: SLF001
+    if torch.compiler.is_dynamo_compiling() or transforming() or tracing() or forward_ad._current_level >= 0:  # noqa: SLF001
         return False
     return all([t is None or type(t) in PLAIN for t in tensors])  # noqa: C419  # a list is built faster than a generator
 

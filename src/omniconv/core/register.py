@@ -21,7 +21,7 @@ from .check import TensorCheck, differs, known
 from .choose import choose
 from .family import Family, Kernel, families, family_of
 from .library import load
-from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, Way, plain, transforming
+from .native import FLOATING, OVERRIDEABLE, PLAIN, TYPES, Native, Way, plain, tracing, transforming
 from .observe import current_listener, listening
 from .problem import ConvProblem
 
@@ -138,7 +138,7 @@ class Plan:
                 return None
         native = self._native
         if native is not None:
-            if is_autocast_enabled("cpu") or transforming() or forward_ad._current_level >= 0:  # noqa: SLF001
+            if is_autocast_enabled("cpu") or transforming() or tracing() or forward_ad._current_level >= 0:  # noqa: SLF001
                 return None
             if (dtype in self._kept and input.layout is strided) or native.takes(input, self._leaves):
                 if is_grad_enabled():
