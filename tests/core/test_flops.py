@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from contract.problems import COMPILED, each, first_of_each_kernel, halves, present
+from omniconv import nn
 from omniconv.core.library import absent
 from omniconv.core.register import _KERNELS, Plan
 
@@ -48,3 +49,23 @@ def test_backward_counts_what_is_wanted(case, overrideable):
         if wanted:
             flops, _ = counted(torch.autograd.grad, plan(*tensors).sum(), wanted)
             assert flops == times * once
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(64, 64, 1), (2, 64, 5, 5)),
+        (nn.PointwiseConv2d(6, 4, 2, activation=torch.nn.ReLU), (2, 6, 5, 5)),
+        (nn.DepthwiseSeparableConv2d(6, 4, 3, multiplier=2, mid_activation=torch.nn.ReLU), (2, 6, 9, 7)),
+        (nn.Linear(64, 65), (3, 64)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",
+)
+def test_layers_count_alike_at_every_call(layer, shape):
+    """Packed weights and what follows a convolution go by other operators."""
+    layer, x = layer.eval(), torch.randn(shape)
+    with torch.no_grad():
+        calls = [counted(layer, x)[0] for _ in range(4)]
+    want, _ = counted(layer, x)  # with gradients the parts
+    assert set(calls) == {want}
+    assert want > 0

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-from .native import PLAIN, TYPES, plain
+from .native import Native, plain
 from .observe import current_listener
 from .problem import ConvProblem
 
@@ -82,6 +82,8 @@ def check_residual(problem: ConvProblem, input: object, residual: object) -> Non
         TypeError: not a tensor.
         ValueError: another shape than the output's.
     """
+    if isinstance(residual, torch.fx.Proxy):  # symbolic tracing knows no shapes
+        return
     if not isinstance(residual, Tensor):
         raise TypeError(f"`residual` (={type(residual).__name__}) must be a torch.Tensor or None.")
     if not isinstance(input, Tensor) or input.dim() not in (problem.dim + 1, problem.dim + 2):
@@ -104,7 +106,7 @@ def activation_code(activation: Part) -> int | None:
 
 def norm_terms(norm: nn.Module | None, dim: int) -> Terms | None:
     """A batch norm of ``dim`` axes as an affine map of channels, or None where it is none: in training, or another."""
-    if norm is None:
+    if norm is None or type(norm) is nn.Identity:
         return NO_NORM
     if type(norm) is not _NORMS[dim - 1] or norm.training:
         return None
@@ -116,26 +118,25 @@ def hooked(parts: Sequence[Part]) -> bool:
     """Whether someone waits for the calls of modules among ``parts``."""
     if modules._global_forward_hooks or modules._global_forward_pre_hooks:  # noqa: SLF001
         return True
-    return any(p._forward_hooks or p._forward_pre_hooks for p in parts if isinstance(p, nn.Module))  # noqa: SLF001
+    own = [p for p in parts if isinstance(p, nn.Module)]
+    return any(p._forward_hooks or p._forward_pre_hooks or "forward" in vars(p) for p in own)  # noqa: SLF001
 
 
-def takes(tensors: Sequence[Any], leaves: Sequence[str] = ()) -> bool:
+def takes(tensors: Sequence[Any], leaves: tuple[torch.dtype, ...] = ()) -> bool:
     """Whether one compiled call may compute with these tensors, the input first: nothing but eager inference looks.
 
-    ``leaves`` names types in which channels last is left to ATen.
+    ``leaves`` are the types in which channels last is left to ATen.
     """
     input = tensors[0]
-    if type(input) not in PLAIN or current_listener() is not None or not plain(tensors):
+    if current_listener() is not None or not plain(tensors) or torch.is_autocast_enabled("cpu"):
         return False
-    if input.dtype not in TYPES or input.layout is not torch.strided or torch.is_autocast_enabled("cpu"):
+    if not Native.takes(input, leaves):
         return False
-    if leaves and input.dtype is torch.bfloat16 and input.stride(1) == 1:
-        return False
-    recording = torch.is_grad_enabled()
-    for tensor in tensors:
-        if tensor is not None and (
-            not tensor.is_cpu or tensor.dtype != input.dtype or (recording and tensor.requires_grad)
-        ):
+    recording, dtype = torch.is_grad_enabled(), input.dtype
+    for t in tensors:
+        if t is not None and (not t.is_cpu or t.dtype != dtype or t.layout is not torch.strided):
+            return False
+        if t is not None and recording and t.requires_grad:
             return False
     return True
 
@@ -144,29 +145,30 @@ class Packing:
     """The weights of a pointwise convolution as the compiled kernel reads them: packed when they come a second time.
 
     A change that torch counts packs them anew. One past its count (``.data``, shared storage) is seen by the kernel,
-    which looks at a weight of each row and each column; of single weights changed so, none may be looked at.
+    which looks at a weight of each row and each column, and then packs for itself; of single weights changed so, none
+    may be looked at. Threads may share one: what it holds is replaced whole. It lets go when the weights are freed.
     """
 
     def __init__(self) -> None:
-        self._key: Any = None
-        self._owner: Callable[[], Tensor | None] = lambda: None
-        self._packed: Tensor | None = None
-
-    def __deepcopy__(self, memo: Any) -> Packing:
-        return Packing()
-
-    def __reduce__(self) -> tuple[type[Packing], tuple[()]]:
-        return Packing, ()
+        self._held: list[Any] = []  # of which weights, a reference to them, and (perhaps not yet) those packed
 
     def of(self, input: Tensor, owner: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """Packed weights for inputs that lie so; ``weight`` is ``owner`` in the shape of a convolution's."""
         if owner.is_inference():  # whose changes nobody counts
             return None
         key = (owner._version, owner.data_ptr(), owner.dtype, input.stride(1) == 1)  # noqa: SLF001
-        if key == self._key and owner is self._owner():
-            if self._packed is None:
-                own = owner if weight is None else weight
-                self._packed = torch.ops.omniconv.pointwise_pack(input, own.detach())
-            return self._packed if self._packed.shape[0] else None
-        self._key, self._owner, self._packed = key, ref(owner), None
-        return None
+        held = tuple(self._held)
+        if not held or held[0] != key or held[1]() is not owner:
+            self._hold(key, owner, None)
+            return None
+        packed: Tensor | None = held[2]
+        if packed is None:
+            own = owner if weight is None else weight
+            packed = torch.ops.omniconv.pointwise_pack(input, own.detach())
+            self._hold(key, owner, packed)
+        return packed if packed is not None and packed.shape[0] else None
+
+    def _hold(self, key: Any, owner: Tensor, packed: Tensor | None) -> None:
+        new: list[Any] = []
+        new += key, ref(owner, lambda _: new.clear()), packed
+        self._held = new

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What follows a convolution, number by number, and its derivative.
+// What follows a convolution, number by number.
 #pragma once
 
 #include "exponential.h"
@@ -13,8 +13,6 @@ OMNICONV_INLINE vec clamped(vec x, float low_, float high_) {  // NaN stays
   x = low > x ? low : x;
   return high < x ? high : x;
 }
-
-OMNICONV_INLINE vec sigmoid(vec x) { return 1 / (1 + exponential(-x)); }
 
 // The share of a normal distribution below x: erfc(|x| / √2) / 2, where erfc(y) = exp(-y²) · t · polynomial(t),
 // t = 1 / (1 + 0.3 y), fitted to a relative error of 3e-8.
@@ -34,49 +32,30 @@ OMNICONV_INLINE vec twice_tanh(vec x) { return x * (0x1.988454p+0f + 0x1.2444f2p
 
 struct Identity {
   static OMNICONV_INLINE vec of(vec x) { return x; }
-  static OMNICONV_INLINE vec slope(vec x) { return x * 0 + 1; }
 };
 
 struct Relu {
   static OMNICONV_INLINE vec of(vec x) { return clamped(x, 0, __builtin_inff()); }
-  static OMNICONV_INLINE vec slope(vec x) { return x > 0 ? splat(1) : vec{}; }
 };
 
 struct Relu6 {
   static OMNICONV_INLINE vec of(vec x) { return clamped(x, 0, 6); }
-  static OMNICONV_INLINE vec slope(vec x) { return ((ivec)(x > 0) & (ivec)(x < 6)) ? splat(1) : vec{}; }
 };
 
 struct Silu {
   static OMNICONV_INLINE vec of(vec x) { return x / (1 + exponential(-x)); }
-  static OMNICONV_INLINE vec slope(vec x) {
-    const vec share = sigmoid(x);
-    return share * (1 + x * (1 - share));
-  }
 };
 
 struct Gelu {
   static OMNICONV_INLINE vec of(vec x) { return x * normal_share(x); }
-  static OMNICONV_INLINE vec slope(vec x) {
-    constexpr float DENSITY = 0.3989422804014327f;  // 1 / √(2π)
-    return normal_share(x) + DENSITY * x * exponential(-0.5f * x * x);
-  }
 };
 
 struct GeluTanh {
   static OMNICONV_INLINE vec of(vec x) { return x / (1 + exponential(-twice_tanh(x))); }
-  static OMNICONV_INLINE vec slope(vec x) {
-    const vec share = sigmoid(twice_tanh(x));
-    return share + x * share * (1 - share) * (0x1.988454p+0f + 3 * 0x1.2444f2p-4f * x * x);
-  }
 };
 
 struct Hardswish {
   static OMNICONV_INLINE vec of(vec x) { return x * clamped(x + 3, 0, 6) / 6; }
-  static OMNICONV_INLINE vec slope(vec x) {
-    const vec inner = x / 3 + 0.5f;
-    return x < -3 ? vec{} : x > 3 ? splat(1) : inner;
-  }
 };
 
 // Calls run with the type of an activation.

@@ -18,6 +18,8 @@ constexpr double TAP_COST = 2, REACH_COST = 8, WEIGHT_COST = 4, BOX_COST = 1 << 
 constexpr double TURN_COST = 1 << 19;
 constexpr int64_t MOST_IN_TURN = 1 << 18;  // floats between the two, of a sample
 constexpr int64_t FEW_BOXES = 4;           // of a thread
+// For which boxes are cut, whatever number runs: another cut may add in another order.
+constexpr int64_t PLANNED_THREADS = 4;
 
 template <class T>
 struct FusedSums {
@@ -44,8 +46,7 @@ struct FusedSums {
     for (int axis = 0; axis < 3; ++axis) boxes[axis] = ceil_div(size[axis], box[axis]);
     pitch = plan.by_rows ? pitch_for(middle) : pitch_for(box[1] * box[2]);
     const int64_t axis = box[2] == size[2] ? 1 : 2;
-    in_turn = sizeof(T) == sizeof(float) && middle * plan.positions <= MOST_IN_TURN && plan.threads > 1 &&
-              time_in_turn() < time(axis, box[axis]);
+    in_turn = sizeof(T) == sizeof(float) && middle * plan.positions <= MOST_IN_TURN && time_in_turn() < time(axis, box[axis]);
     if (in_turn) pitch = plan.by_rows ? pitch_for(middle) : pitch_for(plan.positions);
   }
 
@@ -65,9 +66,9 @@ struct FusedSums {
   double time(int axis, int64_t some) const {
     const int64_t all = call.pointwise.size[axis], whole = all / some, rest = all % some;
     const int64_t others = call.pointwise.batch * call.pointwise.size[0], count = others * ceil_div(all, some);
-    if (count <= FEW_BOXES * plan.threads) return double(ceil_div(count, plan.threads)) * box_time(axis, some);
+    if (count <= FEW_BOXES * PLANNED_THREADS) return double(ceil_div(count, PLANNED_THREADS)) * box_time(axis, some);
     const double each = double(whole) * box_time(axis, some) + (rest ? box_time(axis, rest) : 0);
-    return double(others) * each / double(plan.threads);
+    return double(others) * each / double(PLANNED_THREADS);
   }
 
   // Of a sample's depthwise convolution on all threads, then its pointwise one.
@@ -75,7 +76,7 @@ struct FusedSums {
     const int axis = call.pointwise.size[1] > 1 ? 1 : 2;
     const int64_t depths = call.pointwise.size[0];
     const double all = double(depths) * (box_time(axis, call.pointwise.size[axis]) - BOX_COST);
-    return double(call.pointwise.batch) * (all / double(plan.threads) + TURN_COST);
+    return double(call.pointwise.batch) * (all / double(PLANNED_THREADS) + TURN_COST);
   }
 
   // How many positions of an axis make a box, up to `limit`, for the least time.

@@ -123,10 +123,10 @@ const float* packed_for(const Pointwise& call, const MaybeTensor& given) {
   if (!given->is_cpu() || seen.dim != 1 || seen.dtype != aoti_torch_dtype_float32() || !packed.weights ||
       seen.sizes[0] != packed.all || seen.strides[0] != 1)
     return nullptr;
-  float* memory = static_cast<float*>(given->data_ptr());
+  const float* memory = static_cast<const float*>(given->data_ptr());
   if (memory[0] != packed.layout || memory[1] != float(call.inputs)) return nullptr;
-  // Not every change is counted by torch: `.data` and storage that is shared write past it.
-  if (!packed.fits(call, memory)) packed.fill(call, memory);
+  // Not every change is counted by torch: `.data` and storage that is shared write past it. Others may read the memory now.
+  if (!packed.fits(call, memory)) return nullptr;
   return memory + packed.all - packed.weights;
 }
 

@@ -29,7 +29,7 @@ struct Places {
 
   Places(const int64_t (&sizes)[3], const View& view)
       : size{sizes[1], sizes[2]}, step{view.axis[0], view.axis[1], view.axis[2]}, even(true) {
-    if (sizes[2] == 1) step[2] = sizes[1] > 1 ? step[1] : step[0];
+    if (sizes[2] == 1) step[2] = sizes[1] > 1 ? step[1] : sizes[0] > 1 ? step[0] : view.batch;  // of samples then
     int64_t next = step[2] * sizes[2];
     for (int axis = 1; axis >= 0; --axis) {
       if (sizes[axis] == 1) continue;

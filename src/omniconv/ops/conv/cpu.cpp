@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// omniconv::conv_native and conv_native_backward: depthwise and grouped convolutions on kernels of our own.
+// omniconv::conv_native and conv_native_backward: depthwise, grouped and pointwise convolutions on kernels of our own;
+// pointwise_pack and pointwise_followed: the last with packed weights, and with what follows it.
 #include "pointwise.h"
 
 namespace omniconv {

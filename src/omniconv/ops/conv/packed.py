@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from omniconv.core.flat import Flat
 from omniconv.core.follow import Packing
@@ -32,6 +34,13 @@ class PackedPointwise:
         if packed is None:
             return self._plain(input, weight, bias, self._flat)
         return self._packed(input, weight, packed, bias, [], 0.0, None, self._followed)
+
+
+if hasattr(torch.ops.omniconv, "pointwise_followed"):
+
+    @register_flop_formula(torch.ops.omniconv.pointwise_followed)
+    def _flops(input: Any, weight: Any, *others: Any, out_shape: Any, **more: Any) -> int:
+        return 2 * prod(out_shape) * int(weight[1])
 
 
 def packed_bound(problem: ConvProblem, recorded: object, *numbers: Any) -> tuple[Callable[..., Tensor] | None, None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
+from omniconv.core.check import TensorCheck
 from omniconv.core.choose import LEAST_TILED_CHANNELS, broad_groups, choose, multiplies_tiles
 from omniconv.core.flat import Flat
 from omniconv.core.follow import (
@@ -26,6 +27,7 @@ from omniconv.core.follow import (
     norm_terms,
     takes,
 )
+from omniconv.core.native import PLAIN
 from omniconv.core.problem import ConvProblem
 
 from . import FAMILY, is_unpadded_pointwise
@@ -43,7 +45,8 @@ class Followed:
     def __init__(self, problem: ConvProblem) -> None:
         self.problem, self.packing = problem, Packing()
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
-        self._leaves = broad_groups(problem)
+        self._leaves = tuple(getattr(torch, name) for name in broad_groups(problem))
+        self._check = TensorCheck(FAMILY, problem)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
 
     def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
@@ -59,19 +62,20 @@ class Followed:
         activation: Part,
     ) -> Tensor | None:
         """The result, or None where the parts must be called one by one; ``own`` is a parameter of (o, c, …)."""
-        if is_dynamo_compiling() or hooked((norm, activation)):
+        if is_dynamo_compiling() or type(input) not in PLAIN or input.dim() != self.problem.dim + 2:
             return None
         terms, code = norm_terms(norm, self.problem.dim), activation_code(activation)
-        if terms is None or code is None or not takes((input, own, bias, residual, *terms[0]), self._leaves):
+        if terms is None or code is None or hooked((norm, activation)):
             return None
-        if input.dim() != self.problem.dim + 2:
+        if not takes((input, own, bias, residual, *terms[0]), self._leaves):
             return None
         weight = own if own.dim() == input.dim() else own.detach().unsqueeze(2)
         packed = self.packing.of(input, own, weight)
         try:
             return self._call(input, weight, packed, bias, *terms, residual, (*self._flat, code))
         except (RuntimeError, TypeError):
-            return None  # the parts say better what is wrong
+            self._check((input, weight, bias))  # says what is wrong better than a kernel can
+            raise
 
 
 class _PointwiseConv(Conv):
@@ -208,7 +212,7 @@ class Linear(nn.Linear):
         return follow(super().forward(input), None, residual, self.activation)
 
     def _at_once(self, input: Any, residual: Tensor | None) -> Tensor | None:
-        if self._followed is None or not isinstance(input, Tensor) or input.dim() < 1:
+        if self._followed is None or type(input) not in PLAIN or input.dim() < 1 or input.numel() == 0:
             return None
         if self._left and input.dtype is torch.bfloat16:
             return None
@@ -222,6 +226,8 @@ class Linear(nn.Linear):
         return output.transpose(1, 2).reshape(*input.shape[:-1], self.out_features).contiguous()
 
     def _check_residual(self, input: object, residual: object) -> None:
+        if isinstance(residual, torch.fx.Proxy):
+            return
         if not isinstance(residual, Tensor):
             raise TypeError(f"`residual` (={type(residual).__name__}) must be a torch.Tensor or None.")
         if isinstance(input, Tensor) and input.dim() > 0:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan
@@ -15,6 +17,16 @@ from omniconv.core.register import Plan
 from .cost import parts
 
 Function = Callable[..., Tensor]
+
+
+if hasattr(torch.ops.omniconv, "separable_followed"):
+
+    @register_flop_formula(torch.ops.omniconv.separable_followed)
+    def _flops(
+        input: Any, taps: Any, bias: Any, norm: Any, epsilon: Any, across: Any, *others: Any, **more: Any
+    ) -> int:
+        samples, outputs, *positions = more["out_shape"]
+        return 2 * samples * prod(positions) * taps[0] * (prod(taps[2:]) + outputs)
 
 
 def packed_bound(problem: ConvProblem, recorded: Function, *numbers: Any) -> tuple[None, Function | None]:
