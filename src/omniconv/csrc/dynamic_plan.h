@@ -11,9 +11,6 @@
 namespace omniconv {
 namespace {
 
-// So many floats in an odd number of cache lines, which spreads them over the cache.
-inline int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
-
 // A tap that an output meets, and where it meets it: a place among packed sources and one among kernels' positions.
 // The next output of the class meets the next of both.
 struct Met {

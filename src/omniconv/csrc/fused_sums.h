@@ -44,10 +44,10 @@ struct FusedSums {
       box[2] = best(2, box[2]);
     }
     for (int axis = 0; axis < 3; ++axis) boxes[axis] = ceil_div(size[axis], box[axis]);
-    pitch = plan.by_rows ? pitch_for(middle) : pitch_for(box[1] * box[2]);
+    pitch = plan.by_rows ? odd_lines(middle) : odd_lines(box[1] * box[2]);
     const int64_t axis = box[2] == size[2] ? 1 : 2;
     in_turn = sizeof(T) == sizeof(float) && middle * plan.positions <= MOST_IN_TURN && time_in_turn() < time(axis, box[axis]);
-    if (in_turn) pitch = plan.by_rows ? pitch_for(middle) : pitch_for(plan.positions);
+    if (in_turn) pitch = plan.by_rows ? odd_lines(middle) : odd_lines(plan.positions);
   }
 
   // Of a box with `some` positions along an axis.
@@ -106,11 +106,9 @@ struct FusedSums {
   }
   int64_t floats() const { return packed_floats() + widened_floats() + turn_floats() + V; }
   int64_t between_rows() const { return plan.by_rows ? plan.positions : middle; }
-  int64_t bias_floats() const {  // of PointwiseSums
-    return 2 * (whole_vectors(call.pointwise.outputs) + TILE_WIDTH) + LINE / 4 + V;
-  }
+  int64_t across_floats() const { return PointwiseSums<T, float>::least_floats(call.pointwise); }
   int64_t turn_floats() const {
-    return in_turn ? (whole_lines(between_rows() * pitch * 4) + whole_lines(bias_floats() * 4)) / 4 : 0;
+    return in_turn ? (whole_lines(between_rows() * pitch * 4) + whole_lines(across_floats() * 4)) / 4 : 0;
   }
 
   void run(float* workspace) const {
@@ -132,7 +130,7 @@ struct FusedSums {
     }
     if (in_turn) {
       float* between = arena.take<float>(between_rows() * pitch);
-      float* bias = arena.take<float>(bias_floats());
+      float* bias = arena.take<float>(across_floats());
       for (int64_t sample = 0; sample < across.batch; ++sample) sum_in_turn(across, depthwise, sample, between, bias);
       return;
     }
@@ -199,7 +197,7 @@ struct FusedSums {
     const Problem part = reached(place, across, first);
     const int64_t positions = across.size[1] * across.size[2], rows = plan.by_rows ? positions : middle;
     const int64_t widened = sizeof(T) == sizeof(float) ? 0 : volume(part) * whole_vectors(channels());
-    Arena arena{static_cast<char*>(host.held(whole_lines(rows * pitch * 4) + whole_lines(bias_floats() * 4) +
+    Arena arena{static_cast<char*>(host.held(whole_lines(rows * pitch * 4) + whole_lines(across_floats() * 4) +
                                              whole_lines(widened * 4)))};
     float* between = arena.take<float>(rows * pitch);
     across.input = view_between(between, across);
@@ -208,7 +206,7 @@ struct FusedSums {
     if constexpr (sizeof(T) != sizeof(float)) input = widen_box(input, part, arena.take<float>(widened));
     OMNICONV_ISA::sums(part, false, input, across.input, depthwise.taps, depthwise.bias, alone);
     if (call.between != Activation::none || call.affine.scale) activate(between, 0, rows, plan.by_rows ? middle : positions);
-    PointwiseSums<T, float>(across, alone).run(arena.take<float>(bias_floats()));
+    PointwiseSums<T, float>(across, alone).run(arena.take<float>(across_floats()));
   }
 
   int64_t channels() const { return call.depthwise.groups * call.depthwise.wide; }

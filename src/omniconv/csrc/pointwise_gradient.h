@@ -110,8 +110,8 @@ struct PointwiseGradient {
     const int64_t end_row = least(first_row + row_band, rows.channels);
     const int64_t start = number * part, end = least(start + part, call.batch * plan.positions);
     const int64_t end_lane = least(first_lane + lane_band, lanes.channels);
-    const int64_t copied = plan.by_rows ? AT_ONCE * pitch_for(end_row - first_row)
-                                        : (end_row - first_row) * pitch_for(AT_ONCE);
+    const int64_t copied = plan.by_rows ? AT_ONCE * odd_lines(end_row - first_row)
+                                        : (end_row - first_row) * odd_lines(AT_ONCE);
     Arena arena{static_cast<char*>(host.scratch(whole_lines(AT_ONCE * TILE_WIDTH * 4) + whole_lines(copied * 4)))};
     float* panel = arena.take<float>(AT_ONCE * TILE_WIDTH);
     float* copy = arena.take<float>(copied);
@@ -165,7 +165,7 @@ struct PointwiseGradient {
         a_row = step;
         return reinterpret_cast<const float*>(at(rows, sample, first)) + position * step;
       }
-      a_row = pitch_for(end - first);
+      a_row = odd_lines(end - first);
       each_run(begin, count, [&](int64_t of, int64_t from, int64_t offset, int64_t some) {
         for (int64_t p = 0; p < some; ++p)
           each_vector(end - first, [&](int64_t c, int64_t own) {
@@ -180,7 +180,7 @@ struct PointwiseGradient {
       a_row = view.channel;
       return reinterpret_cast<const float*>(at(rows, sample, first)) + position;
     }
-    a_row = pitch_for(AT_ONCE);
+    a_row = odd_lines(AT_ONCE);
     each_run(begin, count, [&](int64_t of, int64_t from, int64_t offset, int64_t some) {
       for (int64_t c = first; c < end; ++c) {
         const T* values = at(rows, of, c);

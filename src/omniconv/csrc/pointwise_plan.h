@@ -18,9 +18,6 @@ namespace {
 // Rows so many numbers apart, or a multiple of it, meet in few places of the first cache.
 constexpr int64_t MEETING = 512;
 
-// A distance of at least `length` at which rows do not meet.
-inline int64_t pitch_for(int64_t length) { return ceil_div(length, 16) * 16 + (ceil_div(length, 16) % 2 ? 0 : 16); }
-
 // Where the positions of a sample lie, counted in order.
 struct Places {
   int64_t size[2];  // of the last axes
@@ -56,7 +53,7 @@ struct PointwisePlan {
     threads = threads_for(host, call.batch * positions * ceil_div(call.outputs, V) * call.inputs);
   }
 
-  int64_t weight_pitch() const { return pitch_for(call.inputs); }
+  int64_t weight_pitch() const { return odd_lines(call.inputs); }
   int64_t packed_floats() const {
     return by_rows ? call.inputs * whole_vectors(call.outputs) : call.outputs * weight_pitch();
   }

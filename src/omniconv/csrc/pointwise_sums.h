@@ -68,8 +68,12 @@ struct PointwiseSums {
 
   int64_t bias_floats() const { return whole_vectors(call.outputs) + TILE_WIDTH; }
   bool packs() const { return !call.packed && !plan.lying(); }
+  // Of workspace, where the weights are packed or lie so.
+  static int64_t least_floats(const Pointwise& call) {
+    return whole_lines(2 * (whole_vectors(call.outputs) + TILE_WIDTH) * 4) / 4 + V;
+  }
   int64_t floats() const {
-    return whole_lines(2 * bias_floats() * 4) / 4 + (packs() ? plan.packed_floats() : 0) + V;
+    return least_floats(call) + (packs() ? plan.packed_floats() : 0);
   }
 
   void run(float* workspace) const {
