@@ -26,7 +26,7 @@ ACTIVATIONS = (
     F.hardswish,
 )
 EPSILON = 1e-3
-IN, MIDDLE, OUT = 8, 16, 32  # whole vectors, so that turned weights are packed to as many numbers
+FEW, IN, MIDDLE, OUT = 4, 8, 16, 32  # whole vectors, so that turned weights are packed to as many numbers
 
 
 def norm_of(channels):
@@ -85,6 +85,16 @@ def separable_parts(
     return ACTIVATIONS[after](output if addend is None else output + addend.double())
 
 
+def inverted_parts(input, weight, _packed, bias, norm, epsilon, *others):
+    *others, numbers = others
+    ones, channels = (1,) * (input.dim() - 2), input.shape[1]
+    assert weight.flatten(1).shape == (weight.shape[0], channels)
+    first = _NATIVE["conv", "native"].universal
+    expanded = first(wide(input), wide(weight), wide(bias), ones, (0,) * 2 * len(ones), ones, 1, "zeros")
+    expanded = ACTIVATIONS[numbers[-1]](normed(expanded, norm, epsilon))
+    return separable_parts(expanded, *others, numbers[:-1])
+
+
 def laid(tensor, inside):
     return tensor.to(memory_format=torch.channels_last) if inside else tensor
 
@@ -112,8 +122,17 @@ def separable_call(inside=False, packed=True):
     )
 
 
-CALLS = {"pointwise": pointwise_call, "separable": separable_call}
-PACKED = {"pointwise": 2, "separable": 6}  # its place among the arguments
+def inverted_call(inside=False, packed=True):
+    """An operator, its parts, and arguments that agree."""
+    _, _, (input, *others, numbers) = separable_call(inside, packed)
+    x, weight = laid(torch.randn(2, FEW, *input.shape[2:]), inside), torch.randn(IN, FEW, 1, 1)
+    own = OPS.pointwise_pack(x, weight) if packed else None
+    before = (x, weight, own, torch.randn(IN), norm_of(IN), EPSILON)
+    return OPS.inverted_followed, inverted_parts, (*before, *others, (*numbers, 2))
+
+
+CALLS = {"pointwise": pointwise_call, "separable": separable_call, "inverted": inverted_call}
+PACKED = {"pointwise": 2, "separable": 6, "inverted": 11}  # its place among the arguments
 each_call = pytest.mark.parametrize("name", CALLS)
 each_layout = pytest.mark.parametrize("inside", [False, True])
 
@@ -150,7 +169,7 @@ def wrong_calls(arguments, packed):
     for at, argument in enumerate(arguments):
         if at == packed:
             continue
-        if isinstance(argument, torch.Tensor):
+        if isinstance(argument, torch.Tensor) and argument.numel():  # packed weights may be of no elements
             others = other_tensors(argument)
         elif isinstance(argument, list):
             others = wrong_norms(argument)

@@ -106,28 +106,33 @@ inline PointwiseCase drawn_pointwise(uint64_t seed) {
   return made;
 }
 
-// A depthwise convolution, and the pointwise one of its output.
+// A depthwise convolution, and the pointwise one of its output; before them perhaps one of `inputs` channels (else 0).
 struct FusedCase {
   Problem problem;
-  int64_t axes, threads, outputs;
+  int64_t axes, threads, inputs, outputs;
   Type type;
   bool by_rows;
   Layout input_layout, addend_layout;
-  Following between, after;
-  Values input, taps, weights;
+  Following before, between, after;
+  Values input, expansion, taps, weights;
 
+  int64_t reached() const { return problem.axis[0].wide * problem.axis[1].wide * problem.axis[2].wide; }
   int64_t channels() const { return problem.groups * problem.narrow; }  // between the two
   int64_t positions() const { return problem.axis[0].narrow * problem.axis[1].narrow * problem.axis[2].narrow; }
-  Sizes input_sizes() const { return sizes_of(problem, 1, &Axis::wide); }
+  Sizes input_sizes() const {
+    Sizes found = sizes_of(problem, 1, &Axis::wide);
+    if (inputs) found.of[1] = inputs;
+    return found;
+  }
   Sizes output_sizes() const {
     return {{problem.batch, outputs, problem.axis[0].narrow, problem.axis[1].narrow, problem.axis[2].narrow}};
   }
 
   std::string text() const {
     std::ostringstream out;
-    out << text_of(type) << ", batch " << problem.batch << ", channels " << problem.groups << " of " << problem.narrow
-        << " filters, outputs " << outputs << (by_rows ? ", by rows" : ", by positions") << ", layouts "
-        << int(input_layout) << ' ' << int(addend_layout) << ", between" << text_of(between) << ", after"
+    out << text_of(type) << ", batch " << problem.batch << ", expanded from " << inputs << ", channels " << problem.groups
+        << " of " << problem.narrow << " filters, outputs " << outputs << (by_rows ? ", by rows" : ", by positions")
+        << ", layouts " << int(input_layout) << ' ' << int(addend_layout) << ", before" << text_of(before) << ", between" << text_of(between) << ", after"
         << text_of(after) << ", threads " << threads << text_of(problem, axes);
     return out.str();
   }
@@ -166,11 +171,15 @@ inline FusedCase drawn_fused(uint64_t seed) {
   const int64_t most = (large ? 2000000 : 300000) / work + 1;  // products of channels
   problem.groups = std::max<int64_t>(drawn_channels(draw, most) / problem.narrow, 1);
   made.outputs = drawn_channels(draw, most / made.channels());
+  made.inputs = draw.chance(40) ? std::min<int64_t>(drawn_channels(draw, most), 40) : 0;
+  made.before = drawn_following(draw, problem.groups, 0);
+  if (made.before.activation > Activation::relu6) made.before.activation = Activation::none;  // the loops need whole numbers
   made.between = drawn_following(draw, made.channels(), 0);
   made.after = drawn_following(draw, made.outputs, made.output_sizes().count());
 
   made.input = draw.integers(made.input_sizes().count(), 3);
   made.taps = draw.integers(made.channels() * taps_of(problem), 3);
+  made.expansion = draw.integers(problem.groups * made.inputs, 1);
   made.weights = draw.integers(made.channels() * made.outputs, 2);
   return made;
 }

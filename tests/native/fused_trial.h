@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One depthwise convolution and the pointwise one behind it, with what follows each.
+// One depthwise convolution and the pointwise one behind it, perhaps one before it, with what follows each.
 #pragma once
 
 #include "pointwise_trial.h"
@@ -10,8 +10,8 @@ namespace {
 struct FusedTrial : Trial {
   FusedCase drawn;
   Laid input, addend;
-  Memory taps, weights;
-  FollowingMemory between, after;
+  Memory expansion, taps, weights;
+  FollowingMemory before, between, after;
   std::vector<Near> want;
 
   FusedTrial(const Kernels& kernels, uint64_t seed) : FusedTrial(kernels, seed, drawn_fused(seed)) {}
@@ -21,20 +21,51 @@ struct FusedTrial : Trial {
         drawn(std::move(of)),
         input(drawn.input_sizes(), drawn.type, drawn.input_layout, drawn.axes, draw),
         addend(drawn.output_sizes(), drawn.type, drawn.addend_layout, drawn.axes, draw),
+        expansion(drawn.type, drawn.expansion.size()),
         taps(drawn.type, drawn.taps.size()),
         weights(drawn.type, drawn.weights.size()),
+        before(drawn.before, drawn.type),
         between(drawn.between, drawn.type),
         after(drawn.after, drawn.type) {
     input.fill(drawn.input);
     if (!drawn.after.addend.empty()) addend.fill(drawn.after.addend);
+    fill(expansion, drawn.expansion);
     fill(taps, drawn.taps);
     fill(weights, drawn.weights);
     const Problem& problem = drawn.problem;
     const Values nothing(problem.batch * drawn.channels() * drawn.positions());
-    std::vector<Near> middle = whole(plain(problem, nothing, drawn.input, drawn.taps).narrow);
+    std::vector<Near> middle = whole(plain(problem, nothing, expanded(), drawn.taps).narrow);
     plain_follow(middle, drawn.channels(), drawn.positions(), drawn.between);
     want = plain_pointwise(middle, problem.batch, drawn.channels(), drawn.outputs, drawn.positions(), drawn.weights);
     plain_follow(want, drawn.outputs, drawn.positions(), drawn.after);
+  }
+
+  // What the depthwise convolution reads.
+  Values expanded() const {
+    const Problem& problem = drawn.problem;
+    if (!drawn.inputs) return drawn.input;
+    std::vector<Near> found =
+        plain_pointwise(whole(drawn.input), problem.batch, drawn.inputs, problem.groups, drawn.reached(), drawn.expansion);
+    plain_follow(found, problem.groups, drawn.reached(), drawn.before);
+    Values numbers;
+    for (const Near& number : found) numbers.push_back(number.value);
+    return numbers;
+  }
+
+  Pointwise expanding() const {
+    const Problem& problem = drawn.problem;
+    Pointwise made{};
+    made.batch = problem.batch;
+    made.inputs = drawn.inputs;
+    made.outputs = problem.groups;
+    for (int axis = 0; axis < 3; ++axis) made.size[axis] = problem.axis[axis].wide;
+    made.by_rows = drawn.by_rows;
+    made.input = made.output = input.view();
+    made.weights = {expansion.data, expansion.type, drawn.inputs, 1};
+    made.bias = before.of_bias();
+    made.affine = before.affine();
+    made.activation = drawn.before.activation;
+    return made;
   }
 
   Fused call(const Laid& output) const {
@@ -62,14 +93,32 @@ struct FusedTrial : Trial {
     return made;
   }
 
-  void sums(bool ahead) {
+  void run(const Fused& asked, bool changed) {
+    const int64_t floats = kernels.fused(asked, nullptr, host);
+    const Owned workspace = aligned(floats * 4);
+    const int64_t said = kernels.fused(asked, static_cast<float*>(workspace.get()), host);
+    answer("what it returns, call", 0, said, changed && drawn.problem.batch ? CHANGED : floats);
+  }
+
+  void sums(bool ahead, bool changed = false) {
     const Laid output(drawn.output_sizes(), drawn.type, drawn.by_rows ? Layout::channels_inner : Layout::ordered,
                       drawn.axes, draw, /*offset=*/false);
     Fused asked = call(output);
-    const auto packed = ahead ? packed_ahead(kernels, host, asked.pointwise) : nullptr;
-    if (packed) asked.pointwise.packed = static_cast<const float*>(packed->data);
-    const Owned workspace = aligned(kernels.fused(asked, nullptr, host) * 4);
-    kernels.fused(asked, static_cast<float*>(workspace.get()), host);
+    Pointwise first = expanding();
+    const bool first_changed = drawn.inputs && changed && draw.chance(50);
+    const PackedAhead behind(kernels, host, asked.pointwise, changed && !first_changed ? &draw : nullptr);
+    if (ahead) behind.tell(asked.pointwise);
+    bool seen = changed && !first_changed && behind.packed;
+    if (drawn.inputs) {
+      const PackedAhead before(kernels, host, first, first_changed ? &draw : nullptr);
+      if (ahead) before.tell(first);
+      seen |= first_changed && before.packed;
+      asked.expansion = &first;
+      run(asked, seen);
+    } else {
+      run(asked, seen);
+    }
+    if (seen && drawn.problem.batch) return;
     output.each([&](int64_t number, int64_t at) {
       answer("output", number, drawn.type, output.memory.at(at), want[number]);
     });
@@ -77,9 +126,11 @@ struct FusedTrial : Trial {
 
   void plain_sums() { sums(false); }
   void packed_sums() { sums(true); }
+  void changed_sums() { sums(true, true); }
 
-  static constexpr Entry<FusedTrial> entries[2] = {{"fused", &FusedTrial::plain_sums},
-                                                   {"fused, packed ahead", &FusedTrial::packed_sums}};
+  static constexpr Entry<FusedTrial> entries[3] = {{"fused", &FusedTrial::plain_sums},
+                                                   {"fused, packed ahead", &FusedTrial::packed_sums},
+                                                   {"fused, changed since", &FusedTrial::changed_sums}};
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "drawn_pointwise.h"
 #include "trial.h"
+#include "witness.h"
 
 namespace omniconv {
 namespace {
@@ -37,19 +38,31 @@ struct FollowingMemory {
   }
 };
 
-// Weights as `pack` lays them for tensors that are not there yet, if it moves them at all.
-inline std::unique_ptr<Memory> packed_ahead(const Kernels& kernels, const Host& host, const Pointwise& call) {
-  Pointwise alone{};
-  alone.inputs = call.inputs;
-  alone.outputs = call.outputs;
-  alone.by_rows = call.by_rows;
-  alone.weights = call.weights;
-  const int64_t floats = kernels.pack(alone, nullptr, host);
-  if (!floats) return nullptr;
-  auto made = std::make_unique<Memory>(Type::float32, floats);
-  kernels.pack(alone, static_cast<float*>(made->data), host);
-  return made;
-}
+// Weights as `pack` lays them for tensors that are not there yet, if it moves them at all, and those that are looked at;
+// `changed`: of these one is not as it was.
+struct PackedAhead {
+  std::unique_ptr<Memory> packed, kept;
+
+  PackedAhead(const Kernels& kernels, const Host& host, const Pointwise& call, Draw* changed) {
+    Pointwise alone{};
+    alone.inputs = call.inputs;
+    alone.outputs = call.outputs;
+    alone.by_rows = call.by_rows;
+    alone.weights = call.weights;
+    const int64_t floats = kernels.pack(alone, nullptr, host);
+    if (!floats) return;
+    packed = std::make_unique<Memory>(Type::float32, floats);
+    kernels.pack(alone, static_cast<float*>(packed->data), host);
+    kept = std::make_unique<Memory>(Type::float32, witnesses(call));
+    for (int64_t number = 0; number < kept->count; ++number) write(kept->data, Type::float32, number, witness(call, number));
+    if (changed) write(kept->data, Type::float32, changed->of(0, kept->count - 1), 100);
+  }
+
+  void tell(Pointwise& call) const {
+    call.packed = packed ? static_cast<const float*>(packed->data) : nullptr;
+    call.kept = packed ? static_cast<const float*>(kept->data) : nullptr;
+  }
+};
 
 struct PointwiseTrial : Trial {
   PointwiseCase drawn;
@@ -125,14 +138,18 @@ struct PointwiseTrial : Trial {
     return made;
   }
 
-  void sums(bool ahead) {
+  void sums(bool ahead, bool changed = false) {
     const Laid output(drawn.sizes(drawn.outputs, drawn.back), drawn.type,
                       drawn.by_rows ? Layout::channels_inner : Layout::ordered, drawn.axes, draw, /*offset=*/false);
     Pointwise asked = call(output);
-    const auto packed = ahead ? packed_ahead(kernels, host, asked) : nullptr;
-    if (packed) asked.packed = static_cast<const float*>(packed->data);
-    const Owned workspace = aligned(kernels.pointwise(asked, nullptr, host) * 4);
-    kernels.pointwise(asked, static_cast<float*>(workspace.get()), host);
+    const PackedAhead packed(kernels, host, asked, changed ? &draw : nullptr);
+    if (ahead) packed.tell(asked);
+    const int64_t floats = kernels.pointwise(asked, nullptr, host);
+    const Owned workspace = aligned(floats * 4);
+    const int64_t said = kernels.pointwise(asked, static_cast<float*>(workspace.get()), host);
+    const bool seen = changed && packed.packed && asked.batch;
+    answer("what it returns, call", 0, said, seen ? CHANGED : floats);
+    if (seen) return;
     std::vector<Near> want =
         plain_pointwise(whole(drawn.input), drawn.batch, drawn.inputs, drawn.outputs, drawn.positions(), drawn.weights);
     plain_follow(want, drawn.outputs, drawn.positions(), drawn.follows);
@@ -147,6 +164,7 @@ struct PointwiseTrial : Trial {
 
   void plain_sums() { sums(false); }
   void packed_sums() { sums(true); }
+  void changed_sums() { sums(true, true); }
 
   void gradient() {
     Pointwise sides = call(grad);
@@ -164,8 +182,9 @@ struct PointwiseTrial : Trial {
     }
   }
 
-  static constexpr Entry<PointwiseTrial> entries[3] = {{"pointwise", &PointwiseTrial::plain_sums},
+  static constexpr Entry<PointwiseTrial> entries[4] = {{"pointwise", &PointwiseTrial::plain_sums},
                                                        {"pointwise, packed ahead", &PointwiseTrial::packed_sums},
+                                                       {"pointwise, changed since", &PointwiseTrial::changed_sums},
                                                        {"pointwise gradient", &PointwiseTrial::gradient}};
 };
 

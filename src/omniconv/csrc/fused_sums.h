@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A depthwise convolution and the pointwise one behind it, box by box of output positions: what stands between them
-// is computed for one box at a time, and read again while it is in the cache.
+// A depthwise convolution and the pointwise one behind it, and perhaps one before it, box by box of output positions:
+// what stands between them is computed for one box at a time, and read again while it is in the cache. What the taps of
+// two boxes reach is then expanded for both.
 #pragma once
 
 #include "isa_entries.h"
@@ -9,14 +10,15 @@
 namespace omniconv {
 namespace {
 
-constexpr int64_t BETWEEN_FLOATS = 1 << 16;  // of a box
+constexpr int64_t BETWEEN_FLOATS = 1 << 16, EXPANDED_FLOATS = 3 << 16;  // of a box, without and with an expansion
 constexpr int64_t LEAST_BOX = 2 * TILE_HEIGHT;  // positions
 // Of a tap, of an input position that the taps of a box reach, of a weight that a box reads, and of a box, beside a
 // multiply-add of a tile.
 constexpr double TAP_COST = 2, REACH_COST = 8, WEIGHT_COST = 4, BOX_COST = 1 << 16;
 // What the threads wait for each other, twice a sample, where they compute all of it in turn.
 constexpr double TURN_COST = 1 << 19;
-constexpr int64_t MOST_IN_TURN = 1 << 18;  // floats between the two, of a sample
+constexpr double EXPANDED_COST = 12;  // of a float that the expansion then writes for all of a sample
+constexpr int64_t MOST_IN_TURN = 1 << 18;  // floats between two, of a sample
 constexpr int64_t FEW_BOXES = 4;           // of a thread
 // For which boxes are cut, whatever number runs: another cut may add in another order.
 constexpr int64_t PLANNED_THREADS = 4;
@@ -34,7 +36,8 @@ struct FusedSums {
   FusedSums(const Fused& call_, const Host& host_)
       : call(call_), host(host_), plan(call_.pointwise, host_), middle(call_.pointwise.inputs) {
     const int64_t(&size)[3] = call.pointwise.size;
-    const int64_t most_positions = most(BETWEEN_FLOATS / middle, LEAST_BOX);
+    const int64_t most_floats = call.expansion ? EXPANDED_FLOATS : BETWEEN_FLOATS;
+    const int64_t most_positions = most(most_floats / floats_for_one(), LEAST_BOX);
     box[0] = 1;
     box[2] = ceil_div(size[2], ceil_div(size[2], most_positions));
     box[1] = 1;
@@ -46,8 +49,16 @@ struct FusedSums {
     for (int axis = 0; axis < 3; ++axis) boxes[axis] = ceil_div(size[axis], box[axis]);
     pitch = plan.by_rows ? odd_lines(middle) : odd_lines(box[1] * box[2]);
     const int64_t axis = box[2] == size[2] ? 1 : 2;
-    in_turn = sizeof(T) == sizeof(float) && middle * plan.positions <= MOST_IN_TURN && time_in_turn() < time(axis, box[axis]);
+    const int64_t whole = most(middle * plan.positions, call.expansion ? channels() * volume(call.depthwise) : 0);
+    in_turn = sizeof(T) == sizeof(float) && whole <= MOST_IN_TURN && time_in_turn() < time(axis, box[axis]);
     if (in_turn) pitch = plan.by_rows ? odd_lines(middle) : odd_lines(plan.positions);
+  }
+
+  // Between the convolutions, for a position of the output.
+  int64_t floats_for_one() const {
+    int64_t reached = 1;
+    for (const Axis& along : call.depthwise.axis) reached *= along.stride;
+    return middle + (call.expansion ? channels() * reached : 0);
   }
 
   // Of a box with `some` positions along an axis.
@@ -57,9 +68,14 @@ struct FusedSums {
     const int64_t lanes = plan.by_rows ? TILE_HEIGHT : TILE_WIDTH;
     const double tiles = double(ceil_div(some * across, lanes) * lanes) * double(call.pointwise.outputs);
     const double taps = double(some * across * taps_of(call.depthwise)) * TAP_COST;
-    const double reach = double(((some - 1) * along.stride + span_of(along)) * across) * REACH_COST;
+    const int64_t reached = (some - 1) * along.stride + span_of(along);
+    const double reach = double(reached * across) * REACH_COST;
     const double weights = double(call.pointwise.outputs) * WEIGHT_COST;
-    return double(middle) * (tiles + taps + reach + weights) + BOX_COST;
+    const double found = double(middle) * (tiles + taps + reach + weights) + BOX_COST;
+    if (!call.expansion) return found;
+    const int64_t beside = axis == 1 ? call.depthwise.axis[2].wide : 1;
+    const int64_t expanded = ceil_div(least(reached, along.wide) * beside, lanes) * lanes;
+    return found + double(channels() * call.expansion->inputs) * (double(expanded) + WEIGHT_COST);
   }
 
   // Of all boxes; where they are few, of the thread that has the most.
@@ -76,7 +92,8 @@ struct FusedSums {
     const int axis = call.pointwise.size[1] > 1 ? 1 : 2;
     const int64_t depths = call.pointwise.size[0];
     const double all = double(depths) * (box_time(axis, call.pointwise.size[axis]) - BOX_COST);
-    return double(call.pointwise.batch) * (all / double(PLANNED_THREADS) + TURN_COST);
+    const double expanded = call.expansion ? double(channels() * volume(call.depthwise)) * EXPANDED_COST : 0;
+    return double(call.pointwise.batch) * ((all + expanded) / double(PLANNED_THREADS) + TURN_COST);
   }
 
   // How many positions of an axis make a box, up to `limit`, for the least time.
@@ -104,42 +121,81 @@ struct FusedSums {
   int64_t widened_floats() const {
     return sizeof(T) == sizeof(float) ? 0 : (whole_lines(middle * filter() * 4) + whole_lines(middle * 4)) / 4;
   }
-  int64_t floats() const { return packed_floats() + widened_floats() + turn_floats() + V; }
+  // The weights of the expansion, unless they are packed ahead or lie so, and (where they are not of float32) its biases.
+  int64_t expansion_floats() const {
+    if (!call.expansion) return 0;
+    const Pointwise& first = *call.expansion;
+    const PointwisePlan own(first, host);
+    const int64_t weights = first.packed || own.lying() ? 0 : whole_lines(own.packed_floats() * 4) / 4;
+    return weights + (sizeof(T) == sizeof(float) ? 0 : whole_lines(first.outputs * 4) / 4);
+  }
+  int64_t floats() const { return packed_floats() + expansion_floats() + widened_floats() + turn_floats() + V; }
   int64_t between_rows() const { return plan.by_rows ? plan.positions : middle; }
-  int64_t across_floats() const { return PointwiseSums<T, float>::least_floats(call.pointwise); }
+  // Of the biases of either pointwise convolution, which follow one another.
+  int64_t across_floats() const {
+    const int64_t own = PointwiseSums<T, float>::least_floats(call.pointwise);
+    return call.expansion ? most(own, PointwiseSums<float, T>::least_floats(*call.expansion)) : own;
+  }
   int64_t turn_floats() const {
-    return in_turn ? (whole_lines(between_rows() * pitch * 4) + whole_lines(across_floats() * 4)) / 4 : 0;
+    if (!in_turn) return 0;
+    return (whole_lines(between_rows() * pitch * 4) + whole_lines(across_floats() * 4) +
+            whole_lines(expanded_floats(call.depthwise) * 4)) / 4;
   }
 
-  void run(float* workspace) const {
+  // Both pointwise convolutions, their weights packed, and what of the depthwise one is read in float32.
+  struct Parts {
+    Pointwise expansion, across;
+    First depthwise;
+  };
+
+  // Whether the weights were those that are packed.
+  bool run(float* workspace) const {
     Arena arena{reinterpret_cast<char*>(workspace)};
-    Pointwise across = call.pointwise;
-    if (packs()) {
-      float* packed = arena.take<float>(plan.packed_floats());
-      plan.template pack<T>(packed, host);
-      across.packed = packed;
+    Parts parts{{}, call.pointwise, {call.taps, call.depthwise_bias}};
+    if (packs()) parts.across.packed = packed(plan, arena);
+    if (call.expansion) {
+      const PointwisePlan own(*call.expansion, host);
+      parts.expansion = *call.expansion;
+      if (!own.call.packed && !own.lying()) parts.expansion.packed = packed(own, arena);
+      parts.expansion.bias = widened(arena, own.call.bias, own.call.outputs);
     }
-    First depthwise{call.taps, call.depthwise_bias};
+    First& depthwise = parts.depthwise;
     if constexpr (sizeof(T) != sizeof(float)) {
-      depthwise.taps = {arena.take<float>(middle * filter()), Type::float32, call.taps.group, call.taps.narrow,
-                        call.taps.wide, call.taps.share, call.taps.heads};
-      widen_run(static_cast<float*>(depthwise.taps.data), static_cast<const T*>(call.taps.data), middle * filter());
-      float* shift = arena.take<float>(middle);
-      if (call.depthwise_bias) widen_run(shift, static_cast<const T*>(call.depthwise_bias), middle);
-      if (call.depthwise_bias) depthwise.bias = shift;
+      depthwise.taps.data = const_cast<void*>(widened(arena, call.taps.data, middle * filter()));
+      depthwise.taps.type = Type::float32;
+      depthwise.bias = widened(arena, call.depthwise_bias, middle);
     }
-    if (in_turn) {
-      float* between = arena.take<float>(between_rows() * pitch);
-      float* bias = arena.take<float>(across_floats());
-      for (int64_t sample = 0; sample < across.batch; ++sample) sum_in_turn(across, depthwise, sample, between, bias);
-      return;
-    }
-    const int64_t units = boxes[0] * boxes[1] * boxes[2], tasks = units * across.batch;
-    const Split split = Split::of_units(least(plan.threads, most(tasks, 1)), 1, units, true, across.batch);
+    if (in_turn) return sum_in_turn(parts, arena);
+    // Boxes look at none of them: each looks at a share of all.
+    const Pointwise across = parts.across, expansion = parts.expansion;
+    parts.across.kept = parts.expansion.kept = nullptr;
+    const int64_t units = boxes[0] * boxes[1] * boxes[2], tasks = units * call.pointwise.batch;
+    const Split split = Split::of_units(least(plan.threads, most(tasks, 1)), 1, units, true, call.pointwise.batch);
+    bool changed = false;
     run_tasks(host, split, [&](Dealer& dealer) {
       Task task;
-      while (dealer.deal(task)) sum_box(across, depthwise, task.sample, task.first_row);
+      while (dealer.deal(task)) {
+        const int64_t number = task.sample * units + task.first_row;
+        const Watch behind(across, number, tasks), before(expansion, number, tasks);
+        sum_box(parts, task.sample, task.first_row);
+        if (!behind.same() || !before.same()) __atomic_store_n(&changed, true, __ATOMIC_RELAXED);
+      }
     });
+    return !changed;
+  }
+
+  const float* packed(const PointwisePlan& of, Arena& arena) const {
+    float* to = arena.take<float>(of.packed_floats());
+    of.template pack<T>(to, host);
+    return to;
+  }
+
+  // Numbers of T in float32, themselves where they are.
+  static const void* widened(Arena& arena, const void* numbers, int64_t count) {
+    if (sizeof(T) == sizeof(float) || !numbers) return numbers;
+    float* to = arena.take<float>(count);
+    widen_run(to, static_cast<const T*>(numbers), count);
+    return to;
   }
 
   static int64_t offset(const View& view, const int64_t (&place)[3]) {
@@ -153,28 +209,59 @@ struct FusedSums {
     return found;
   }
 
-  void sum_in_turn(const Pointwise& all, const First& depthwise, int64_t sample, float* between, float* bias) const {
+  bool sum_in_turn(Parts& parts, Arena& arena) const {
     constexpr int64_t FIRST[3] = {0, 0, 0};
-    Pointwise across = all;
+    float* expanded = arena.take<float>(expanded_floats(call.depthwise));
+    float* between = arena.take<float>(between_rows() * pitch);
+    float* bias = arena.take<float>(across_floats());
+    Pointwise across = parts.across;
     across.batch = 1;
-    across.output = from<T>(all.output, sample, FIRST);
-    across.addend = from<T>(all.addend, sample, FIRST);
     across.input = view_between(between, across);
     Problem part = call.depthwise;
     part.batch = 1;
-    OMNICONV_ISA::sums(part, false, from<T>(call.input, sample, FIRST), across.input, depthwise.taps, depthwise.bias,
-                       host);
-    if (call.between != Activation::none || call.affine.scale) {
-      const int64_t rows = between_rows(), pieces = least(rows, 4 * plan.threads);
-      run_tasks(host, Split::of_units(plan.threads, 1, pieces, true), [&](Dealer& dealer) {
-        Task task;
-        while (dealer.deal(task)) {
-          const int64_t first = rows * task.first_row / pieces, end = rows * (task.first_row + 1) / pieces;
-          activate(between + first * pitch, first, end - first, plan.by_rows ? middle : plan.positions);
-        }
-      });
+    bool same = true;
+    for (int64_t sample = 0; sample < call.pointwise.batch; ++sample) {
+      across.output = from<T>(call.pointwise.output, sample, FIRST);
+      across.addend = from<T>(call.pointwise.addend, sample, FIRST);
+      View input = from<T>(call.input, sample, FIRST);
+      if (call.expansion) same &= expand(parts, sample, FIRST, part, expanded, bias, host, input);
+      OMNICONV_ISA::sums(part, false, input, across.input, parts.depthwise.taps, parts.depthwise.bias, host);
+      if (call.between != Activation::none || call.affine.scale) {
+        const int64_t rows = between_rows(), pieces = least(rows, 4 * plan.threads);
+        run_tasks(host, Split::of_units(plan.threads, 1, pieces, true), [&](Dealer& dealer) {
+          Task task;
+          while (dealer.deal(task)) {
+            const int64_t first = rows * task.first_row / pieces, end = rows * (task.first_row + 1) / pieces;
+            activate(between + first * pitch, first, end - first, plan.by_rows ? middle : plan.positions);
+          }
+        });
+      }
+      same &= PointwiseSums<T, float>(across, host).run(bias);
+      across.kept = parts.expansion.kept = nullptr;  // that sample looked at all of them
     }
-    PointwiseSums<T, float>(across, host).run(bias);
+    return same;
+  }
+
+  // What `part` reads, from the position `first` of a sample on, out of the expansion; whether that met its weights.
+  bool expand(const Parts& parts, int64_t sample, const int64_t (&first)[3], const Problem& part, float* to, float* bias,
+              const Host& threads, View& found) const {
+    Pointwise expansion = parts.expansion;
+    expansion.batch = 1;
+    for (int axis = 0; axis < 3; ++axis) expansion.size[axis] = part.axis[axis].wide;
+    expansion.input = from<T>(expansion.input, sample, first);
+    found = expansion.output = view_expanded(to, part);
+    return PointwiseSums<float, T>(expansion, threads).run(bias);
+  }
+
+  View view_expanded(float* to, const Problem& part) const {
+    const Axis* axis = part.axis;
+    const int64_t step = plan.by_rows ? odd_lines(channels()) : 1, row = step * axis[2].wide;
+    return {to, Type::float32, 0, plan.by_rows ? 1 : odd_lines(volume(part)), {row * axis[1].wide, row, step}};
+  }
+
+  int64_t expanded_floats(const Problem& part) const {
+    if (!call.expansion) return 0;
+    return plan.by_rows ? volume(part) * odd_lines(channels()) : channels() * odd_lines(volume(part));
   }
 
   View view_between(float* between, const Pointwise& across) const {
@@ -182,31 +269,37 @@ struct FusedSums {
     return {between, Type::float32, 0, plan.by_rows ? 1 : pitch, {row * across.size[1], row, step}};
   }
 
-  void sum_box(const Pointwise& all, const First& depthwise, int64_t sample, int64_t number) const {
+  void sum_box(const Parts& parts, int64_t sample, int64_t number) const {
     int64_t place[3];
     for (int axis = 2; axis >= 0; --axis) {
       place[axis] = number % boxes[axis] * box[axis];
       number /= boxes[axis];
     }
-    Pointwise across = all;
+    Pointwise across = parts.across;
     across.batch = 1;
-    for (int axis = 0; axis < 3; ++axis) across.size[axis] = least(box[axis], all.size[axis] - place[axis]);
-    across.output = from<T>(all.output, sample, place);
-    across.addend = from<T>(all.addend, sample, place);
+    for (int axis = 0; axis < 3; ++axis) across.size[axis] = least(box[axis], across.size[axis] - place[axis]);
+    across.output = from<T>(across.output, sample, place);
+    across.addend = from<T>(across.addend, sample, place);
     int64_t first[3];
     const Problem part = reached(place, across, first);
     const int64_t positions = across.size[1] * across.size[2], rows = plan.by_rows ? positions : middle;
-    const int64_t widened = sizeof(T) == sizeof(float) ? 0 : volume(part) * whole_vectors(channels());
+    const int64_t widened = sizeof(T) == sizeof(float) || call.expansion ? 0 : volume(part) * whole_vectors(channels());
     Arena arena{static_cast<char*>(host.held(whole_lines(rows * pitch * 4) + whole_lines(across_floats() * 4) +
-                                             whole_lines(widened * 4)))};
+                                             whole_lines(widened * 4) + whole_lines(expanded_floats(part) * 4)))};
     float* between = arena.take<float>(rows * pitch);
+    float* bias = arena.take<float>(across_floats());
     across.input = view_between(between, across);
     const Host alone = {by_itself, host.scratch, nullptr, 1};
-    View input = from<T>(call.input, sample, first);
-    if constexpr (sizeof(T) != sizeof(float)) input = widen_box(input, part, arena.take<float>(widened));
-    OMNICONV_ISA::sums(part, false, input, across.input, depthwise.taps, depthwise.bias, alone);
+    View input;
+    if (call.expansion) {
+      expand(parts, sample, first, part, arena.take<float>(expanded_floats(part)), bias, alone, input);
+    } else {
+      input = from<T>(call.input, sample, first);
+      if constexpr (sizeof(T) != sizeof(float)) input = widen_box(input, part, arena.take<float>(widened));
+    }
+    OMNICONV_ISA::sums(part, false, input, across.input, parts.depthwise.taps, parts.depthwise.bias, alone);
     if (call.between != Activation::none || call.affine.scale) activate(between, 0, rows, plan.by_rows ? middle : positions);
-    PointwiseSums<T, float>(across, alone).run(arena.take<float>(across_floats()));
+    PointwiseSums<T, float>(across, alone).run(bias);
   }
 
   int64_t channels() const { return call.depthwise.groups * call.depthwise.wide; }
@@ -278,8 +371,7 @@ struct FusedSums {
 template <class T>
 int64_t fused_sums(const Fused& call, float* workspace, const Host& host) {
   const FusedSums<T> sums(call, host);
-  if (workspace) sums.run(workspace);
-  return sums.floats();
+  return !workspace || sums.run(workspace) ? sums.floats() : CHANGED;
 }
 
 }  // namespace

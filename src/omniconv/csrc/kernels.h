@@ -61,11 +61,14 @@ struct Pointwise {
   Affine affine;
   Activation activation;
   const float* packed;             // weights as `pack` lays them for such tensors, or null
+  const float* kept;               // those that are looked at (witness.h) as they were then; null: none is
 };
 
-// A depthwise convolution, what follows it, and the pointwise one of that, whose own input stays unset.
+// A depthwise convolution, what follows it, and the pointwise one of that, whose own input stays unset. Before it may
+// stand a pointwise one, with what follows that: the input is then its input, and its output stays unset.
 struct Fused {
-  Problem depthwise;  // the input is wide
+  const Pointwise* expansion;  // or null
+  Problem depthwise;           // the input is wide
   View input;
   Weights taps;
   const void* depthwise_bias;  // of the input's type, or null
@@ -97,6 +100,8 @@ struct DynamicGradients {
   Predicted weights;
 };
 
+constexpr int64_t CHANGED = -1;
+
 struct Kernels {
   const char* isa;
   // output = bias + Σ weights · input; output narrow and input wide, or (scatter) the other way round
@@ -117,13 +122,14 @@ struct Kernels {
   // and its gradients, from the output's
   int64_t (*deformable_gradient)(const Deformable&, const Planes& grad, const DeformableGradients&, float* workspace,
                                  const Host&);
-  // It returns the floats of workspace that it needs, and without one computes nothing.
+  // It returns the floats of workspace that it needs, and without one computes nothing; CHANGED where weights are no
+  // longer those that were packed: then it is to be called again without these, and what it wrote does not count.
   int64_t (*pointwise)(const Pointwise&, float* workspace, const Host&);
   // The weights as it reads them; `to` may be null: it returns how many floats they are, none where they need not move.
   int64_t (*pack)(const Pointwise&, float* to, const Host&);
   // The gradient of its weights, from that of the sums of the products in the place of the output.
   int64_t (*pointwise_gradient)(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
-  // Both at once; its workspace likewise.
+  // Both at once; its workspace, and packed weights, likewise.
   int64_t (*fused)(const Fused&, float* workspace, const Host&);
   // output = bias + Σ kernels of each position · input
   void (*dynamic)(const Dynamic&, const View& output, const void* bias, const Host&);

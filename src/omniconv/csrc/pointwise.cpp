@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "witness.h"
+
 namespace omniconv {
 namespace {
 
@@ -25,10 +27,15 @@ Pointwise begun(const Call& call) {
   return found;
 }
 
-void run(const Pointwise& call) {
+void run(Pointwise& call) {
   const Host threads = host();
-  const Workspace workspace(kernels().pointwise(call, nullptr, threads));
-  kernels().pointwise(call, workspace.data, threads);
+  const auto once = [&] {
+    const Workspace workspace(kernels().pointwise(call, nullptr, threads));
+    return kernels().pointwise(call, workspace.data, threads);
+  };
+  if (once() != CHANGED) return;
+  call.packed = nullptr;
+  once();
 }
 
 Tensor input_gradient(const Call& call, const Pointwise& forward, const Tensor& grad) {
@@ -48,8 +55,7 @@ Tensor input_gradient(const Call& call, const Pointwise& forward, const Tensor& 
   return found;
 }
 
-// Before packed weights stand a line, which says for what layout and inputs they are, and some of the weights as they
-// were.
+// Before packed weights stand a line, which says for what layout and inputs they are, and those that are looked at.
 constexpr int64_t HEADER = 16;
 
 struct Packed {
@@ -57,33 +63,17 @@ struct Packed {
   float layout;
 
   explicit Packed(const Pointwise& call) {
-    samples = call.inputs > call.outputs ? call.inputs : call.outputs;
+    samples = witnesses(call);
     weights = kernels().pack(call, nullptr, host());
     all = HEADER + (samples + HEADER - 1) / HEADER * HEADER + weights;
     layout = call.by_rows ? 1 : 2;
   }
 
-  // One of each row and of each column at least.
-  float sample(const Pointwise& call, int64_t at) const {
-    const Matrix& from = call.weights;
-    const int64_t place = at % call.outputs * from.row + at % call.inputs * from.column;
-    return from.type == Type::float32 ? static_cast<const float*>(from.data)[place]
-                                      : widened(static_cast<const bf16*>(from.data)[place]);
-  }
-
   void fill(const Pointwise& call, float* memory) const {
     memory[0] = layout;
     memory[1] = float(call.inputs);  // else those of the turned weights, of as many samples, would fit
-    for (int64_t at = 0; at < samples; ++at) memory[HEADER + at] = sample(call, at);
+    for (int64_t at = 0; at < samples; ++at) memory[HEADER + at] = witness(call, at);
     kernels().pack(call, memory + all - weights, host());
-  }
-
-  bool fits(const Pointwise& call, const float* memory) const {
-    for (int64_t at = 0; at < samples; ++at) {
-      const float value = sample(call, at);
-      if (__builtin_memcmp(&value, memory + HEADER + at, sizeof value)) return false;  // NaN is like itself
-    }
-    return true;
   }
 };
 
@@ -116,18 +106,18 @@ Tensor pack(const Pointwise& call) {
   return found;
 }
 
-const float* packed_for(const Pointwise& call, const MaybeTensor& given) {
-  if (!given) return nullptr;
+void use_packed(Pointwise& call, const MaybeTensor& given) {
+  if (!given) return;
   const Seen seen(*given);
   const Packed packed(call);
   if (!given->is_cpu() || seen.dim != 1 || seen.dtype != aoti_torch_dtype_float32() || !packed.weights ||
       seen.sizes[0] != packed.all || seen.strides[0] != 1)
-    return nullptr;
+    return;
   const float* memory = static_cast<const float*>(given->data_ptr());
-  if (memory[0] != packed.layout || memory[1] != float(call.inputs)) return nullptr;
+  if (memory[0] != packed.layout || memory[1] != float(call.inputs)) return;
   // Not every change is counted by torch: `.data` and storage that is shared write past it. Others may read the memory now.
-  if (!packed.fits(call, memory)) return nullptr;
-  return memory + packed.all - packed.weights;
+  call.kept = memory + HEADER;
+  call.packed = memory + packed.all - packed.weights;
 }
 
 Activation activation(int64_t number) {
@@ -181,7 +171,7 @@ Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias,
   forward.output = view(output);
   forward.affine = follow.affine;
   forward.activation = follow.activation;
-  forward.packed = packed_for(forward, follow.packed);
+  use_packed(forward, follow.packed);
   run(forward);
   return output;
 }

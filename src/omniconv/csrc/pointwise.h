@@ -17,8 +17,9 @@ Tensor laid(const Tensor& tensor, bool by_rows);
 Activation activation(int64_t number);
 // Weights packed ahead: a tensor of no elements where tiles read them as they lie.
 Tensor pack(const Pointwise& call);
-// Those of such a tensor; null where it is absent, of another layout, or of weights that have changed.
-const float* packed_for(const Pointwise& call, const MaybeTensor& packed);
+// Tells a call those of such a tensor, unless it is absent or of another layout or size. The kernel says CHANGED where
+// they are no longer those that were packed.
+void use_packed(Pointwise& call, const MaybeTensor& packed);
 
 using Tensors = std::vector<Tensor>;
 

@@ -4,12 +4,14 @@
 
 #include "activation.h"
 #include "pointwise_plan.h"
+#include "witness.h"
 
 namespace omniconv {
 namespace {
 
 constexpr int64_t LEAST_FETCHED = 64;      // inputs: with fewer, fetching the next rows costs more than it saves
 constexpr int64_t BLOCK_FLOATS = 1 << 14;  // of inputs and outputs, which a task reads and writes
+constexpr int64_t LEAST_STEPS = 4;         // of a band
 
 // Calls each(first, count) for pieces of at most TILE_HEIGHT, all as long as that allows.
 template <class Each>
@@ -32,7 +34,10 @@ struct PointwiseSums {
   bool near;      // tiles are the results
   int64_t units;  // blocks of rows, or panels of positions of all samples
   int64_t length; // of a unit
-  int64_t band, bands;  // outputs of a task
+  // Bands of outputs, of whole steps each. Where weights are more than the tensors, a thread keeps to its bands, so that
+  // each weight reaches one cache.
+  int64_t bands, step;
+  bool by_outputs;
 
   PointwiseSums(const Pointwise& call_, const Host& host_)
       : call(call_),
@@ -56,11 +61,21 @@ struct PointwiseSums {
       length = TILE_WIDTH;
       units = call.batch * ceil_div(plan.positions, length);
     }
-    const int64_t step = plan.by_rows ? TILE_WIDTH : TILE_HEIGHT, steps = ceil_div(call.outputs, step);
-    const int64_t wanted = plan.threads > 1 ? ceil_div(TASKS_PER_THREAD * plan.threads, most(units, 1)) : 1;
-    band = ceil_div(steps, least(wanted, ceil_div(steps, 4))) * step;
-    bands = ceil_div(call.outputs, band);
+    step = plan.by_rows ? TILE_WIDTH : TILE_HEIGHT;
+    const int64_t steps = ceil_div(call.outputs, step);
+    by_outputs = plan.threads > 1 &&
+                 call.outputs * call.inputs > call.batch * plan.positions * (call.inputs + call.outputs);
+    if (by_outputs) {
+      // every task of one packs its positions
+      bands = plan.threads * (plan.by_rows ? most(steps / (LEAST_STEPS * plan.threads), 1) : 1);
+    } else {
+      bands = plan.threads > 1 ? ceil_div(TASKS_PER_THREAD * plan.threads, most(units, 1)) : 1;
+      bands = least(bands, ceil_div(steps, LEAST_STEPS));
+    }
+    bands = least(bands, steps);
   }
+
+  int64_t band_at(int64_t band) const { return ceil_div(call.outputs, step) * band / bands * step; }
 
   bool uniform(const View& view, const Places& places) const {
     return places.even && (call.batch <= 1 || view.batch == plan.positions * places.step[2]);
@@ -76,7 +91,8 @@ struct PointwiseSums {
     return least_floats(call) + (packs() ? plan.packed_floats() : 0);
   }
 
-  void run(float* workspace) const {
+  // Whether the weights were those that are packed.
+  bool run(float* workspace) const {
     Arena arena{reinterpret_cast<char*>(workspace)};
     float* bias = arena.take<float>(2 * bias_floats());
     shift(bias);
@@ -90,18 +106,22 @@ struct PointwiseSums {
       plan.template pack<T>(packed, host);
       weights = packed;
     }
-    const Split split = Split::of_units(least(plan.threads, most(units * bands, 1)), bands, units, true);
+    const Split split = Split::of_units(least(plan.threads, most(units * bands, 1)), bands, units, !by_outputs);
+    bool changed = false;
     run_tasks(host, split, [&](Dealer& dealer) {
       Task task;
       while (dealer.deal(task)) {
-        const int64_t first = task.block * band, end = least(first + band, call.outputs);
+        const Watch watch(call, task.first_row * bands + task.block, units * bands);
+        const int64_t first = band_at(task.block), end = least(band_at(task.block + 1), call.outputs);
         if (plan.by_rows) {
           sum_rows(task.first_row * length, first, end, weights, bias);
         } else {
           sum_panel(task.first_row, first, end, weights, weight_row, bias);
         }
+        if (!watch.same()) __atomic_store_n(&changed, true, __ATOMIC_RELAXED);
       }
     });
+    return !changed;
   }
 
   // The biases through the affine map, and its factors behind them.
@@ -262,8 +282,7 @@ struct PointwiseSums {
 template <class T>
 int64_t pointwise_sums(const Pointwise& call, float* workspace, const Host& host) {
   const PointwiseSums<T> sums(call, host);
-  if (workspace) sums.run(workspace);
-  return sums.floats();
+  return !workspace || sums.run(workspace) ? sums.floats() : CHANGED;
 }
 
 template <class T>

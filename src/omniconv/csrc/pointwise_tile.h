@@ -12,6 +12,9 @@ namespace {
 // registers but a few.
 constexpr int TILE_HEIGHT = MAX_TILE == 14 ? 14 : 6;
 constexpr int64_t TILE_WIDTH = 2 * V;
+// Steps between asking for a row of the second factor and reading it. Each is two lines, too many for what the
+// processor fetches by itself once they lie past its second cache, or begin a page.
+constexpr int64_t FETCHED_AHEAD = 32;
 
 // out[m][n] = clamped(scale · Σ_k a[m][k] · b[k][n] + bias)
 struct TileCall {
@@ -47,7 +50,10 @@ void sum_tile(const TileCall& call, const float* a, const float* b, const float*
   for (int64_t k = 0; k < call.length; ++k, b += call.b_row) {
     vec factor[N];
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) factor[n] = load(b + n * V);
+    for (int n = 0; n < N; ++n) {
+      factor[n] = load(b + n * V);
+      __builtin_prefetch(b + FETCHED_AHEAD * call.b_row + n * V, 0, 3);
+    }
     if (FETCH) __builtin_prefetch(a + M * row + k * V, 0, 2);  // a line for each step, which is all of the next rows
 #pragma GCC unroll 14
     for (int m = 0; m < M; ++m) {

@@ -1,19 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 // omniconv::depthwise_separable_native and its backward: what stands between the two convolutions is computed box by
-// box, and computed anew for the gradients.
+// box, and computed anew for the gradients. And inverted_followed, before which stands a pointwise convolution.
 #include "pointwise.h"
 
 namespace omniconv {
 namespace {
 
+// A pointwise weight in order, of so many input channels; `name` says which.
+Tensor across_weight(const char* name, const Tensor& given, const Seen& input, int64_t channels) {
+  const Seen seen = check(name, given, input.dim);
+  STD_TORCH_CHECK(seen.dtype == input.dtype, "`", name, "` has another type than the input");
+  STD_TORCH_CHECK(seen.sizes[0] >= 1 && seen.sizes[1] == channels && seen.elements() == seen.sizes[0] * channels, "`",
+                  name, "` must have one tap, and ", channels, " channels");
+  return in_order(given);
+}
+
 struct SeparableCall : Call {
-  Tensor across;  // the pointwise weight, in order
-  Activation between = Activation::none, follows = Activation::none;
+  MaybeTensor expanding;  // the weight of the pointwise convolution before these two
+  Tensor across;          // the pointwise weight behind
+  Activation before = Activation::none, between = Activation::none, follows = Activation::none;
   int64_t middle[5];  // sizes of what stands between
 
   SeparableCall(const Tensor& input_, const Tensor& weight_, const Tensor& across_, const MaybeTensor& bias,
-                const MaybeTensor& depthwise_bias, const Numbers& numbers, bool followed = false)
-      : Call(input_, weight_, 2), across(in_order(across_)) {
+                const MaybeTensor& depthwise_bias, const Numbers& numbers, bool followed = false,
+                const MaybeTensor& expanding_ = {})
+      : Call(input_, weight_, 2), across(across_) {
     Reader reader{numbers};
     const int64_t *stride = reader.list(axes()), *padding = reader.list(2 * axes()), *dilation = reader.list(axes());
     STD_TORCH_CHECK(reader.number() == 0, "`padding_mode` must be zeros");
@@ -21,19 +32,22 @@ struct SeparableCall : Call {
       between = activation(reader.number());
       follows = activation(reader.number());
     }
+    if (expanding_) before = activation(reader.number());
     reader.end();
-    const int64_t channels = input.sizes[1], filters = weight.sizes[0];
+    int64_t channels = input.sizes[1];
+    if (expanding_) {
+      expanding = across_weight("expansion_weight", *expanding_, input, channels);
+      channels = Seen(*expanding).sizes[0];
+    }
+    const int64_t filters = weight.sizes[0];
     STD_TORCH_CHECK(channels >= 1 && filters >= 1 && filters % channels == 0 && weight.sizes[1] == 1,
                     "`depthwise_weight` must have filters of one channel, as many for each of the input");
-    const Seen wide = check("pointwise_weight", across_, input.dim);
-    STD_TORCH_CHECK(wide.dtype == input.dtype, "`pointwise_weight` has another type than the input");
-    STD_TORCH_CHECK(wide.sizes[0] >= 1 && wide.elements() == wide.sizes[0] * filters && wide.sizes[1] == filters,
-                    "`pointwise_weight` must have one tap, and the channels of the depthwise filters");
+    across = across_weight("pointwise_weight", across_, input, filters);
     begin(channels, 1, filters / channels, filters, depthwise_bias);
     convolve(2, stride, padding, dilation);
     weigh();
     for (int64_t axis = 0; axis < input.dim; ++axis) middle[axis] = output[axis];
-    output[1] = wide.sizes[0];
+    output[1] = Seen(across).sizes[0];
     if (bias) check("bias", *bias, input, output + 1, 1);
   }
 };
@@ -43,8 +57,14 @@ struct Following {
   Affine between{}, after{};
 };
 
+// The pointwise convolution before the depthwise one.
+struct Expanding {
+  MaybeTensor bias, packed;
+  Affine after{};
+};
+
 Tensor forward_of(const SeparableCall& call, const Tensor& input_, const MaybeTensor& bias,
-                  const MaybeTensor& depthwise_bias, const Following& following = {}) {
+                  const MaybeTensor& depthwise_bias, const Following& following = {}, const Expanding& expanding = {}) {
   const Problem& problem = call.bound.problem;
   Fused fused{};
   Pointwise& across = fused.pointwise;
@@ -56,11 +76,11 @@ Tensor forward_of(const SeparableCall& call, const Tensor& input_, const MaybeTe
   across.weights = {call.across.data_ptr(), call.input.type(), across.inputs, 1};
   across.activation = call.follows;
   across.affine = following.after;
-  across.packed = packed_for(across, following.packed);
+  use_packed(across, following.packed);
   const Tensor input = laid(input_, across.by_rows);
   Tensor output = empty(call.output, call.input.dim, call.input, across.by_rows);
   across.input = across.output = view(output);
-  MaybeTensor shifts, shift, added;
+  MaybeTensor shifts, shift, added, first;
   if (bias) across.bias = (shift = in_order(*bias))->data_ptr();
   if (depthwise_bias) fused.depthwise_bias = (shifts = in_order(*depthwise_bias))->data_ptr();
   if (following.addend) across.addend = view(*(added = laid(*following.addend, across.by_rows)));
@@ -69,9 +89,29 @@ Tensor forward_of(const SeparableCall& call, const Tensor& input_, const MaybeTe
   fused.taps = call.bound.weights;
   fused.affine = following.between;
   fused.between = call.between;
+  Pointwise expansion{};
+  if (call.expanding) {
+    expansion.batch = problem.batch;
+    expansion.inputs = call.input.sizes[1];
+    expansion.outputs = problem.groups;
+    for (int axis = 0; axis < 3; ++axis) expansion.size[axis] = problem.axis[axis].wide;
+    expansion.by_rows = across.by_rows;
+    expansion.weights = {call.expanding->data_ptr(), call.input.type(), expansion.inputs, 1};
+    expansion.activation = call.before;
+    expansion.affine = expanding.after;
+    use_packed(expansion, expanding.packed);
+    expansion.input = expansion.output = fused.input;
+    if (expanding.bias) expansion.bias = (first = in_order(*expanding.bias))->data_ptr();
+    fused.expansion = &expansion;
+  }
   const Host threads = host();
-  const Workspace workspace(kernels().fused(fused, nullptr, threads));
-  kernels().fused(fused, workspace.data, threads);
+  const auto once = [&] {
+    const Workspace workspace(kernels().fused(fused, nullptr, threads));
+    return kernels().fused(fused, workspace.data, threads);
+  };
+  if (once() != CHANGED) return output;
+  across.packed = expansion.packed = nullptr;
+  once();
   return output;
 }
 
@@ -89,6 +129,21 @@ Tensor followed(Tensor input, Tensor depthwise, MaybeTensor depthwise_bias, Tens
   const Norm between("mid_norm", mid_norm, mid_epsilon, call.middle[1]), after("norm", norm, epsilon, call.output[1]);
   if (addend) check("addend", *addend, call.input, call.output, call.input.dim);
   return forward_of(call, input, bias, depthwise_bias, {addend, packed, between.affine(), after.affine()});
+}
+
+// The same behind a pointwise convolution with a norm and the activation whose number is the last.
+Tensor inverted(Tensor input, Tensor expansion, MaybeTensor expansion_packed, MaybeTensor expansion_bias,
+                Tensors expansion_norm, double expansion_epsilon, Tensor depthwise, MaybeTensor depthwise_bias,
+                Tensors mid_norm, double mid_epsilon, Tensor across, MaybeTensor packed, MaybeTensor bias, Tensors norm,
+                double epsilon, MaybeTensor addend, Numbers numbers) {
+  const SeparableCall call(input, depthwise, across, bias, depthwise_bias, numbers, true, expansion);
+  const int64_t expanded = call.bound.problem.groups;
+  const Norm before("expansion_norm", expansion_norm, expansion_epsilon, expanded);
+  const Norm between("mid_norm", mid_norm, mid_epsilon, call.middle[1]), after("norm", norm, epsilon, call.output[1]);
+  if (expansion_bias) check("expansion_bias", *expansion_bias, call.input, &expanded, 1);
+  if (addend) check("addend", *addend, call.input, call.output, call.input.dim);
+  return forward_of(call, input, bias, depthwise_bias, {addend, packed, between.affine(), after.affine()},
+                    {expansion_bias, expansion_packed, before.affine()});
 }
 
 // The pointwise convolution of what stands between.
@@ -154,6 +209,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
       "separable_followed(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, Tensor[] mid_norm, "
       "float mid_epsilon, Tensor pointwise_weight, Tensor? packed, Tensor? bias, Tensor[] norm, float epsilon, "
       "Tensor? addend, SymInt[] numbers) -> Tensor");
+  library.def(
+      "inverted_followed(Tensor input, Tensor expansion_weight, Tensor? expansion_packed, Tensor? expansion_bias, "
+      "Tensor[] expansion_norm, float expansion_epsilon, Tensor depthwise_weight, Tensor? depthwise_bias, "
+      "Tensor[] mid_norm, float mid_epsilon, Tensor pointwise_weight, Tensor? packed, Tensor? bias, Tensor[] norm, "
+      "float epsilon, Tensor? addend, SymInt[] numbers) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) {
@@ -162,6 +222,7 @@ STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) {
   library.impl("depthwise_separable_native_backward", TORCH_BOX(&backward));
   library.impl("depthwise_separable_native_backward_raw", TORCH_BOX(&backward));
   library.impl("separable_followed", TORCH_BOX(&followed));
+  library.impl("inverted_followed", TORCH_BOX(&inverted));
 }
 
 }  // namespace omniconv
