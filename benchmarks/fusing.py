@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,17 +35,20 @@ def is_activation(module: object) -> bool:
 
 @dataclass
 class Chain:
-    """Steps that one layer computes: a depthwise convolution or none, a pointwise one, what follows each.
+    """Steps that one layer computes: up to three convolutions, the last of them pointwise, and what follows each.
 
     Attributes:
         nodes: the steps, first to last.
-        depthwise, between: the convolution before the pointwise one, and its activation, or None.
+        expansion, before: a pointwise convolution before the depthwise one, and its activation, or None.
+        depthwise, between: the convolution before the last one, and its activation, or None.
         pointwise: the convolution of all channels.
         residual: the step whose result is added, or None; it comes before the pointwise convolution.
         after: the last activation, or None.
     """
 
     nodes: list[fx.Node]
+    expansion: Any = None
+    before: nn.Module | None = None
     depthwise: Any = None
     between: nn.Module | None = None
     pointwise: Any = None
@@ -54,20 +57,15 @@ class Chain:
 
     def layer(self) -> nn.Module:
         """The layer that computes the chain, with the parameters that stand there."""
-        across, taps = self.pointwise, self.depthwise
-        sizes, bias = (across.in_channels, across.out_channels), across.bias is not None
-        if taps is None:
-            layer = omniconv.nn.PointwiseConv2d(*sizes, across.stride, bias=bias, device="meta", activation=self.after)
-            layer.weight, layer.bias = across.weight, across.bias
-            return layer.eval()
+        if self.depthwise is None:
+            return _pointwise(self.pointwise, self.after).eval()
+        taps, across = self.depthwise, self.pointwise
+        numbers = (taps.kernel_size, taps.stride, taps.padding, taps.dilation)
         separable = omniconv.nn.DepthwiseSeparableConv2d(
             taps.in_channels,
             across.out_channels,
-            taps.kernel_size,
-            taps.stride,
-            taps.padding,
-            taps.dilation,
-            bias,
+            *numbers,
+            across.bias is not None,
             device="meta",
             depthwise_bias=taps.bias is not None,
             mid_activation=self.between,
@@ -75,7 +73,22 @@ class Chain:
         )
         separable.depthwise_weight, separable.depthwise_bias = taps.weight, taps.bias
         separable.pointwise_weight, separable.bias = across.weight, across.bias
-        return separable.eval()
+        if self.expansion is None:
+            return separable.eval()
+        inside, more = self.expansion.in_channels, self.expansion.out_channels / self.expansion.in_channels
+        added = self.residual is not None
+        block = omniconv.nn.InvertedResidual2d(
+            inside, across.out_channels, *numbers, device="meta", expansion=more, residual=added
+        )
+        block.expansion, block.separable = _pointwise(self.expansion, self.before), separable
+        return block.eval()
+
+
+def _pointwise(module: Any, activation: nn.Module | None) -> nn.Module:
+    sizes, bias = (module.in_channels, module.out_channels), module.bias is not None
+    layer = omniconv.nn.PointwiseConv2d(*sizes, module.stride, bias=bias, device="meta", activation=activation)
+    layer.weight, layer.bias = module.weight, module.bias
+    return layer
 
 
 def fused(graph: fx.GraphModule) -> fx.GraphModule:
@@ -84,7 +97,9 @@ def fused(graph: fx.GraphModule) -> fx.GraphModule:
     for chain in list(chains(graph)):
         name, last, input = f"fused_{chain.nodes[0].name}", chain.nodes[-1], chain.nodes[0].args[0]
         graph.add_submodule(name, chain.layer())
-        added = () if chain.residual is None else (now.get(chain.residual, chain.residual),)
+        added: tuple[fx.Node, ...] = ()
+        if chain.residual is not None and chain.expansion is None:  # which adds its own input
+            added = (now.get(chain.residual, chain.residual),)
         with graph.graph.inserting_after(last):
             now[last] = graph.graph.call_module(name, (input, *added))
         last.replace_all_uses_with(now[last])
@@ -108,7 +123,27 @@ def chains(graph: fx.GraphModule) -> Iterator[Chain]:
             yield chain
 
 
+def _inverted_at(graph: fx.GraphModule, first: fx.Node) -> Chain | None:
+    """A pointwise convolution before a depthwise and a pointwise one, and perhaps its own input behind them."""
+    expansion, nodes = _module(graph, first), [first]
+    if not is_pointwise(expansion) or set(expansion.stride) != {1} or expansion.in_channels == expansion.out_channels:
+        return None
+    before = _taken(graph, nodes, is_activation)
+    if _taken(graph, nodes, is_depthwise) is None:
+        return None
+    rest = _block_at(graph, nodes[-1])
+    if rest is None or rest.depthwise is None or rest.after is not None:
+        return None
+    if rest.residual not in (None, first.args[0]):
+        return None
+    return replace(rest, nodes=nodes[:-1] + rest.nodes, expansion=expansion, before=before)
+
+
 def _chain_at(graph: fx.GraphModule, first: fx.Node) -> Chain | None:
+    return _inverted_at(graph, first) or _block_at(graph, first)
+
+
+def _block_at(graph: fx.GraphModule, first: fx.Node) -> Chain | None:
     chain = Chain([first])
     layer = _module(graph, first)
     if is_depthwise(layer) and layer.out_channels == layer.in_channels:

@@ -56,7 +56,7 @@ PASSES = 60
 # onnxruntime had run before, and 7.4 where another of ours had; after 0.1 it took 7.2 in both.
 SETTLE = 0.1
 Call = Callable[[], object]
-FUSED = (omniconv.nn.PointwiseConv2d, omniconv.nn.DepthwiseSeparableConv2d)
+FUSED = (omniconv.nn.PointwiseConv2d, omniconv.nn.DepthwiseSeparableConv2d, omniconv.nn.InvertedResidual2d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)  # noqa: SLF001  # torch has no other base
 
 
@@ -64,7 +64,7 @@ class _Steps(fx.Tracer):
     """Sees a convolution and a classifier as one step, also where a subclass pads by itself."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (*CONVOLUTIONS, nn.Linear)) or super().is_leaf_module(module, name)
+        return isinstance(module, (*CONVOLUTIONS, *FUSED, nn.Linear)) or super().is_leaf_module(module, name)
 
 
 def steps_of(model: nn.Module) -> fx.GraphModule:

@@ -110,6 +110,34 @@ def test_a_fused_model_is_three_layers_and_a_classifier_that_compute_the_same():
     assert set(timed.seconds) == {"fused", "other"}
 
 
+class Inverted(nn.Module):
+    """Two inverted residuals, of which the second adds what is not its own input."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleList(
+            nn.ModuleList((nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1, bias=False)))
+            for _ in range(3)
+        )
+        self.activation = nn.ReLU6()
+
+    def forward(self, x):
+        first = x
+        for number, (expand, depthwise, project) in enumerate(self.steps):
+            y = project(self.activation(depthwise(self.activation(expand(x)))))
+            x = y if number == 0 else y + (x, first)[number - 1]
+        return x
+
+
+def test_inverted_residuals_are_one_layer_where_they_add_their_own_input():
+    model, x = Inverted().double().eval(), torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    fused = networks.fused(networks.steps_of(networks.swap(copy.deepcopy(model)).model))
+    layers = [type(module).__name__ for module in fused.children() if isinstance(module, networks.FUSED)]
+    assert layers == ["InvertedResidual2d"] * 2 + ["PointwiseConv2d", "DepthwiseSeparableConv2d"]
+    assert [layer.residual for layer in fused.children() if hasattr(layer, "residual")] == [False, True]
+    assert_close(fused(x), model(x))
+
+
 class Apart(nn.Module):
     """Nothing here is one call: each convolution is used twice, or what follows it is none of its own."""
 

@@ -57,6 +57,7 @@ def test_backward_counts_what_is_wanted(case, overrideable):
         (nn.Conv2d(64, 64, 1), (2, 64, 5, 5)),
         (nn.PointwiseConv2d(6, 4, 2, activation=torch.nn.ReLU), (2, 6, 5, 5)),
         (nn.DepthwiseSeparableConv2d(6, 4, 3, multiplier=2, mid_activation=torch.nn.ReLU), (2, 6, 9, 7)),
+        (nn.InvertedResidual2d(6, 4, 3, 2, padding=1), (2, 6, 9, 7)),
         (nn.Linear(64, 65), (3, 64)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",

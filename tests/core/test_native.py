@@ -157,6 +157,7 @@ def test_an_operator_under_autocast_computes_in_bfloat16_whatever_type_that_asks
         (nn.Conv2d(8, 4, 1), (2, 8, 9, 9)),
         (nn.PointwiseConv2d(8, 4, norm=torch.nn.BatchNorm2d, activation=torch.nn.SiLU), (2, 8, 9, 9)),
         (nn.DepthwiseSeparableConv2d(8, 4, 3, mid_activation=torch.nn.ReLU), (2, 8, 9, 9)),
+        (nn.InvertedResidual2d(8, 8, 3, padding=1, activation=torch.nn.ReLU6), (2, 8, 9, 9)),
         (nn.LightweightConv1d(8, 3, heads=2), (2, 8, 9)),
         (nn.Linear(8, 4, activation=torch.nn.GELU), (2, 8)),
     ],

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both parts of the block, the norms and activations after each, and what is added, in one call."""
+"""Both parts of the block, the norms and activations after each, and what is added, in one call.
+
+An inverted residual is the block behind a pointwise convolution with a norm and an activation of its own.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +19,7 @@ from omniconv.core.flat import Flat
 from omniconv.core.follow import Packing, activation_code, hooked, norm_terms, takes
 from omniconv.core.native import PLAIN
 from omniconv.core.problem import ConvProblem
+from omniconv.ops import conv
 
 from . import FAMILY
 from .cost import parts
@@ -25,21 +30,48 @@ def followed(problem: ConvProblem) -> Followed | None:
     return Followed(problem) if problem.fixed_pads and choose(problem).kernel.compiled else None
 
 
+def inverted(expansion: ConvProblem, problem: ConvProblem) -> Inverted | None:
+    """The same behind a pointwise convolution to the channels of ``problem``."""
+    block = followed(problem)
+    return None if block is None else Inverted(expansion, block)
+
+
+class Given(NamedTuple):
+    """What the compiled kernels are told of a block behind its input."""
+
+    tensors: tuple[Any, ...]
+    numbers: tuple[int, ...]
+
+
 class Followed:
     """The compiled kernel of one problem in eager inference."""
 
     def __init__(self, problem: ConvProblem) -> None:
         self.problem, self.packing = problem, Packing()
+        self.check = TensorCheck(FAMILY, problem)
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
         self._leaves = tuple(getattr(torch, name) for name in broad_groups(parts(problem)[1]))
-        self._check = TensorCheck(FAMILY, problem)
-        self._call = torch.ops.omniconv.separable_followed.default._op  # noqa: SLF001
+        self._call: Callable[..., Tensor] = torch.ops.omniconv.separable_followed.default._op  # noqa: SLF001
 
     def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
         return followed, (self.problem,)
 
     def __call__(self, layer: Any, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """What ``layer`` computes, or None where its parts must be called one by one."""
+        apart = layer.mid_norm is not None or layer.mid_activation is not None  # else the plan computes both at once
+        given = self.given(layer, input, residual, apart=apart)
+        if given is None:
+            return None
+        try:
+            return self._call(input, *given.tensors, given.numbers)
+        except (RuntimeError, TypeError):
+            self.check(tensors_of(layer, input))  # says what is wrong better than a kernel can
+            raise
+
+    def given(
+        self, layer: Any, input: Tensor, residual: Tensor | None, *, apart: bool, others: Sequence[Any] = ()
+    ) -> Given | None:
+        """What the kernel is told, or None where parts must be called one by one; it reads ``others`` too."""
         if is_dynamo_compiling() or type(input) not in PLAIN or input.dim() != self.problem.dim + 2:
             return None
         between, after = activation_code(layer.mid_activation), activation_code(layer.activation)
@@ -48,15 +80,43 @@ class Followed:
             return None
         if hooked((layer.mid_norm, layer.mid_activation, layer.norm, layer.activation)):
             return None
-        taps, bias, across, shift = layer.depthwise_weight, layer.depthwise_bias, layer.pointwise_weight, layer.bias
-        apart = layer.mid_norm is not None or layer.mid_activation is not None  # else the plan computes both at once
-        tensors = input, taps, across, shift, bias
-        if not takes((*tensors, residual, *mid_norm[0], *norm[0]), self._leaves if apart else ()):
+        taps, across = layer.depthwise_weight, layer.pointwise_weight
+        tensors = *tensors_of(layer, input), residual, *mid_norm[0], *norm[0], *others
+        if not takes(tensors, self._leaves if apart else ()):
             return None
         packed = self.packing.of(input, across)
-        numbers = (*self._flat, between, after)
+        first = taps, layer.depthwise_bias, *mid_norm
+        return Given((*first, across, packed, layer.bias, *norm, residual), (*self._flat, between, after))
+
+
+def tensors_of(layer: Any, input: Tensor) -> tuple[Tensor | None, ...]:
+    """The tensors of the family's schema."""
+    return input, layer.depthwise_weight, layer.pointwise_weight, layer.bias, layer.depthwise_bias
+
+
+class Inverted:
+    """The compiled kernel of one inverted residual in eager inference."""
+
+    def __init__(self, expansion: ConvProblem, block: Followed) -> None:
+        self.expansion, self.block, self.packing = expansion, block, Packing()
+        self._check = TensorCheck(conv.FAMILY, expansion)
+        self._call: Callable[..., Tensor] = torch.ops.omniconv.inverted_followed.default._op  # noqa: SLF001
+
+    def __reduce__(self) -> tuple[Any, tuple[ConvProblem, ConvProblem]]:
+        return inverted, (self.expansion, self.block.problem)
+
+    def __call__(self, expansion: Any, layer: Any, input: Tensor, residual: Tensor | None) -> Tensor | None:
+        """What ``layer`` makes of what ``expansion`` makes of the input, or None where both must be called."""
+        norm, code = norm_terms(expansion.norm, self.block.problem.dim), activation_code(expansion.activation)
+        if norm is None or code is None or hooked((expansion, layer, expansion.norm, expansion.activation)):
+            return None
+        weight, bias = expansion.weight, expansion.bias
+        given = self.block.given(layer, input, residual, apart=True, others=(weight, bias, *norm[0]))
+        if given is None:
+            return None
+        packed = self.packing.of(input, weight)
         try:
-            return self._call(input, taps, bias, *mid_norm, across, packed, shift, *norm, residual, numbers)
+            return self._call(input, weight, packed, bias, *norm, *given.tensors, (*given.numbers, code))
         except (RuntimeError, TypeError):
-            self._check(tensors)  # says what is wrong better than a kernel can
+            self._check((input, weight, bias))
             raise

@@ -28,6 +28,12 @@ if hasattr(torch.ops.omniconv, "separable_followed"):
         samples, outputs, *positions = more["out_shape"]
         return 2 * samples * prod(positions) * taps[0] * (prod(taps[2:]) + outputs)
 
+    @register_flop_formula(torch.ops.omniconv.inverted_followed)
+    def _inverted_flops(
+        input: Any, weight: Any, packed: Any, bias: Any, norm: Any, epsilon: Any, *others: Any, **more: Any
+    ) -> int:
+        return 2 * prod(input) * int(weight[0]) + _flops(None, *others, **more)
+
 
 def packed_bound(problem: ConvProblem, recorded: Function, *numbers: Any) -> tuple[None, Function | None]:
     """What eager code with gradients calls; in bfloat16 ``recorded``, which rounds nothing between the parts."""
