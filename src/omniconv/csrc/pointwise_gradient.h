@@ -120,7 +120,7 @@ struct PointwiseGradient {
     constexpr float INFINITE = __builtin_inff();
     for (int64_t begin = start; begin < end || begin == 0; begin += AT_ONCE) {
       const int64_t count = least(AT_ONCE, end - begin);
-      TileCall tile{0, 0, count, sums_row, false, 0, begin > start, -INFINITE, INFINITE};
+      TileCall tile{0, 0, count, sums_row, false, 0, begin > start, 0, -INFINITE, INFINITE};
       const float* a = left(begin, count, first_row, end_row, copy, tile.a_row);
       for (int64_t lane = first_lane; lane < end_lane; lane += TILE_WIDTH) {
         const int64_t some = least(TILE_WIDTH, lanes.channels - lane), width = whole_vectors(some);

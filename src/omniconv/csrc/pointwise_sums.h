@@ -50,14 +50,14 @@ struct PointwiseSums {
     const bool floats = sizeof(T) == sizeof(float);
     if (plan.by_rows) {
       direct = sizeof(From) == sizeof(float) && uniform(call.input, from) && from.step[2] % MEETING;
-      near = floats && clamps && !call.addend.data && uniform(call.output, to);
+      near = floats && clamps && beside() && uniform(call.output, to);
       const int64_t rows = call.batch * plan.positions, a_row = direct ? call.inputs : plan.weight_pitch();
       length = most(least(BLOCK_FLOATS / (a_row + call.outputs) / TILE_HEIGHT, 8), 2) * TILE_HEIGHT;
       units = ceil_div(rows, length);
       length = ceil_div(rows, most(units, 1));
     } else {
       direct = false;
-      near = floats && clamps && !call.addend.data && to.even && to.step[2] == 1;
+      near = floats && clamps && beside() && to.even && to.step[2] == 1;
       length = TILE_WIDTH;
       units = call.batch * ceil_div(plan.positions, length);
     }
@@ -79,6 +79,19 @@ struct PointwiseSums {
 
   bool uniform(const View& view, const Places& places) const {
     return places.even && (call.batch <= 1 || view.batch == plan.positions * places.step[2]);
+  }
+
+  // Whether what is added lies as the output does, everywhere as far from it.
+  bool beside() const {
+    const View &one = call.addend, &other = call.output;
+    if (!one.data) return true;
+    if (addend_bytes() % int64_t(sizeof(float)) || one.batch != other.batch || one.channel != other.channel) return false;
+    for (int axis = 0; axis < 3; ++axis)
+      if (one.axis[axis] != other.axis[axis]) return false;
+    return true;
+  }
+  int64_t addend_bytes() const {
+    return call.addend.data ? reinterpret_cast<int64_t>(call.addend.data) - reinterpret_cast<int64_t>(call.output.data) : 0;
   }
 
   int64_t bias_floats() const { return whole_vectors(call.outputs) + TILE_WIDTH; }
@@ -146,6 +159,7 @@ struct PointwiseSums {
             !plan.by_rows,
             call.affine.scale ? bias_floats() : 0,
             false,
+            near ? addend_bytes() / int64_t(sizeof(float)) : 0,
             clamps ? 0 : -INFINITE,
             near && call.activation == Activation::relu6 ? 6 : INFINITE};
   }

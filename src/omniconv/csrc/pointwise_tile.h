@@ -16,7 +16,7 @@ constexpr int64_t TILE_WIDTH = 2 * V;
 // processor fetches by itself once they lie past its second cache, or begin a page.
 constexpr int64_t FETCHED_AHEAD = 32;
 
-// out[m][n] = clamped(scale · Σ_k a[m][k] · b[k][n] + bias)
+// out[m][n] = clamped(scale · Σ_k a[m][k] · b[k][n] + bias + addend)
 struct TileCall {
   int64_t a_row;  // number k of row m at a + m * a_row + k, or (ACROSS) a + k * a_row + m
   int64_t b_row;  // row k at b + k * b_row
@@ -25,6 +25,7 @@ struct TileCall {
   bool bias_by_row;  // one bias, and scale, for each row, or one for each column
   int64_t scale;     // stand so far behind the biases; 0: there are none
   bool add;          // to what stands in the output, instead of a bias
+  int64_t addend;    // stands so many floats behind each output; 0: there is none
   float low, high;
 };
 
@@ -32,16 +33,24 @@ struct TileCall {
 template <bool ACROSS, int M, int N, bool FETCH = false>
 void sum_tile(const TileCall& call, const float* a, const float* b, const float* bias, float* out, int64_t last) {
   vec sum[M][N];
+  if (call.add) {
 #pragma GCC unroll 14
-  for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] = load_count(out + m * call.out_row + n * V, n + 1 < N ? V : last);
+  } else if (call.bias_by_row) {
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] = splat(call.scale ? 0 : bias[m]);
+  } else {
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) {
-      const int64_t lanes = n + 1 < N ? V : last;
-      sum[m][n] = call.add           ? load_count(out + m * call.out_row + n * V, lanes)
-                  : call.scale           ? vec{}
-                  : call.bias_by_row ? splat(bias[m])
-                                     : load_count(bias + n * V, lanes);
+      const vec start = call.scale ? vec{} : load(bias + n * V);
+#pragma GCC unroll 14
+      for (int m = 0; m < M; ++m) sum[m][n] = start;
     }
+  }
   // Three rows share an address: the processor adds once or twice a register to another.
   const float* base[(M + 2) / 3];
 #pragma GCC unroll 5
@@ -70,20 +79,38 @@ void sum_tile(const TileCall& call, const float* a, const float* b, const float*
     }
   }
   const vec low = splat(call.low), high = splat(call.high);
+  const int64_t out_row = call.out_row, addend = call.addend;
+  if (call.scale) {
 #pragma GCC unroll 14
-  for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      vec value = sum[m][n];
-      if (call.scale) {
+      for (int n = 0; n < N; ++n) {
         const float* own = bias + (call.bias_by_row ? m : n * V);
-        value = call.bias_by_row ? value * splat(own[call.scale]) + splat(own[0])
-                                 : value * load(own + call.scale) + load(own);
+        sum[m][n] = call.bias_by_row ? sum[m][n] * splat(own[call.scale]) + splat(own[0])
+                                     : sum[m][n] * load(own + call.scale) + load(own);
       }
-      value = low > value ? low : value;
-      value = high < value ? high : value;
-      store_count(out + m * call.out_row + n * V, value, n + 1 < N ? V : last);
-    }
+  }
+  if (addend) {
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] += load_count(out + m * out_row + n * V + addend, n + 1 < N ? V : last);
+  }
+  const auto clamped = [&](int m, int n) {
+    const vec value = low > sum[m][n] ? low : sum[m][n];
+    return high < value ? high : value;
+  };
+  if (last == V) {
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) store(out + m * out_row + n * V, clamped(m, n));
+  } else {
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) store_count(out + m * out_row + n * V, clamped(m, n), n + 1 < N ? V : last);
+  }
 }
 
 using SumTile = void (*)(const TileCall&, const float* a, const float* b, const float* bias, float* out, int64_t last);
