@@ -253,12 +253,14 @@ def test_limits_are_measured_of_what_is_below_its_share(tmp_path, monkeypatch, c
     rows = [
         row("dw3_112x32/cf", **low),
         row("dw3_112x32/cl.train", mode="training", **low),
+        row("pwb_14_384to96/cf.add", group="pointwise", **low),
         row("dw3_14x512/cf", of_bound=0.9, bound_ms=1.0),
     ]
     assert limits.main([written(tmp_path, "a.json", result(*rows)), "--seconds", "0.02"]) == 0
-    _, head, forward, training = capsys.readouterr().out.splitlines()
+    _, head, forward, training, followed = capsys.readouterr().out.splitlines()
     assert head.split() == ["problem", "roofline", "apart", "kernels", "autograd", "call", "reached", "asked", "meant"]
-    for line, name, meant in ((forward, rows[0]["name"], "0.50"), (training, rows[1]["name"], "0.40")):
+    lines = zip((forward, training, followed), rows, ("0.50", "0.40", "0.85"), strict=False)
+    for line, name, meant in ((line, one["name"], meant) for line, one, meant in lines):
         cells = line.split()
         roofline, apart, kernels, autograd, call = map(float, cells[1:6])
         assert (cells[0], cells[-1]) == (name, meant)

@@ -182,10 +182,34 @@ struct PointwiseTrial : Trial {
     }
   }
 
-  static constexpr Entry<PointwiseTrial> entries[4] = {{"pointwise", &PointwiseTrial::plain_sums},
+  // What follows, over a tensor of the narrow positions that is there already.
+  void follow() {
+    const Layout layout = drawn.by_rows ? Layout::channels_inner : Layout::ordered;
+    Laid output(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
+    Laid added(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
+    output.fill(drawn.grad);
+    const bool adds = !drawn.follows.addend.empty();
+    if (adds) added.fill(drawn.follows.addend);
+    const int64_t positions = drawn.positions(), channels = drawn.outputs;
+    const int64_t length = drawn.by_rows ? channels : positions;
+    kernels.follow({output.view().data, adds ? added.view().data : nullptr, drawn.type,
+                    drawn.batch * channels * positions / length, length, channels, drawn.by_rows, follows.affine(),
+                    drawn.follows.activation},
+                   host);
+    Following rest = drawn.follows;
+    rest.bias.clear();
+    std::vector<Near> want = whole(drawn.grad);
+    plain_follow(want, channels, positions, rest);
+    output.each([&](int64_t number, int64_t at) {
+      answer("followed output", number, drawn.type, output.memory.at(at), want[number]);
+    });
+  }
+
+  static constexpr Entry<PointwiseTrial> entries[5] = {{"pointwise", &PointwiseTrial::plain_sums},
                                                        {"pointwise, packed ahead", &PointwiseTrial::packed_sums},
                                                        {"pointwise, changed since", &PointwiseTrial::changed_sums},
-                                                       {"pointwise gradient", &PointwiseTrial::gradient}};
+                                                       {"pointwise gradient", &PointwiseTrial::gradient},
+                                                       {"follow", &PointwiseTrial::follow}};
 };
 
 }  // namespace

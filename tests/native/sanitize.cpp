@@ -125,6 +125,11 @@ bool spoil(Kernels& kernels, const std::string& entry) {
       if (workspace) wrong->run(gradient.data, host);
       return floats;
     };
+  } else if (entry == "follow") {
+    kernels.follow = [](const Followed& call, const Host& host) {
+      right->follow(call, host);
+      if (call.rows) wrong->run(call.data, host);
+    };
   } else if (entry == "fused") {
     kernels.fused = [](const Fused& call, float* workspace, const Host& host) {
       const int64_t floats = right->fused(call, workspace, host);

@@ -2,22 +2,24 @@
 """What follows a convolution: a norm, an addend, an activation; and whether one compiled call computes it all.
 
 It does in eager inference on a CPU, in float32 and bfloat16, for batch norms that are no longer training and the
-activations below. Else each part is called by itself, so that gradients, compilers, hooks and profiles see the parts.
+activations below; behind a convolution that another library computes, one pass over its output does. Else each part is
+called by itself, so that gradients, compilers, hooks and profiles see the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from weakref import ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as modules
 
-from .native import Native, plain
+from .native import PLAIN, Native, plain
 from .observe import current_listener
 from .problem import ConvProblem
 
@@ -69,10 +71,38 @@ def activation_of(name: str, given: Any) -> Callable[..., Any] | None:
 
 
 def follow(output: Tensor, norm: nn.Module | None, residual: Tensor | None, activation: Part) -> Tensor:
-    """The parts one by one."""
+    """What follows ``output``, which nobody else holds: in one pass over it, or by the parts."""
+    if norm is None and residual is None and activation is None:
+        return output
+    if _in_place(output, norm, residual, activation):
+        return output
     output = output if norm is None else norm(output)
     output = output if residual is None else output + residual
     return output if activation is None else activation(output)
+
+
+@cache
+def _pass() -> Callable[..., None] | None:
+    return torch.ops.omniconv.follow_.default._op if hasattr(torch.ops.omniconv, "follow_") else None  # noqa: SLF001
+
+
+def follow_at_once(output: Tensor, terms: Terms, residual: Tensor | None, code: int) -> None:
+    """The compiled pass over the output of a convolution, where :func:`takes` allows it."""
+    if terms[0] or residual is not None or code:
+        _pass()(output, *terms, residual, code)  # type: ignore[misc]  # there is a library where there is a caller
+
+
+def _in_place(output: Tensor, norm: nn.Module | None, residual: Tensor | None, activation: Part) -> bool:
+    """Whether the compiled pass was made."""
+    if is_dynamo_compiling() or _pass() is None or type(output) not in PLAIN or not 3 <= output.dim() <= 5:
+        return False
+    terms, code = norm_terms(norm, output.dim() - 2), activation_code(activation)
+    if terms is None or code is None or hooked((norm, activation)) or not takes((output, residual, *terms[0])):
+        return False
+    if not (output.is_contiguous() or output.movedim(1, -1).is_contiguous()):
+        return False
+    follow_at_once(output, terms, residual, code)
+    return True
 
 
 def check_residual(problem: ConvProblem, input: object, residual: object) -> None:

@@ -13,6 +13,7 @@ int64_t pointwise(const Pointwise&, float* workspace, const Host&);
 int64_t pack(const Pointwise&, float* to, const Host&);
 int64_t pointwise_gradient(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
 int64_t fused(const Fused&, float* workspace, const Host&);
+void follow(const Followed&, const Host&);
 
 }  // namespace OMNICONV_ISA
 }  // namespace omniconv

@@ -115,7 +115,7 @@ extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
 const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), OMNICONV_ISA::sums, gradient, separable,
                                               separable_gradient, deformable, deformable_gradient,
                                               OMNICONV_ISA::pointwise, OMNICONV_ISA::pack,
-                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused, dynamic,
-                                              dynamic_gradient};
+                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused,
+                                              OMNICONV_ISA::follow, dynamic, dynamic_gradient};
 
 }  // namespace omniconv

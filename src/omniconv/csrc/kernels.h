@@ -64,6 +64,18 @@ struct Pointwise {
   const float* kept;               // those that are looked at (witness.h) as they were then; null: none is
 };
 
+// The output of a convolution, whose numbers lie without gaps: rows of the channels of a position (by_rows), or of the
+// positions of a channel.
+struct Followed {
+  void* data;
+  const void* addend;  // lying likewise, or null
+  Type type;
+  int64_t rows, length, channels;
+  bool by_rows;
+  Affine affine;
+  Activation activation;
+};
+
 // A depthwise convolution, what follows it, and the pointwise one of that, whose own input stays unset. Before it may
 // stand a pointwise one, with what follows that: the input is then its input, and its output stays unset.
 struct Fused {
@@ -131,6 +143,8 @@ struct Kernels {
   int64_t (*pointwise_gradient)(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
   // Both at once; its workspace, and packed weights, likewise.
   int64_t (*fused)(const Fused&, float* workspace, const Host&);
+  // In place, activation(affine(numbers) + addend).
+  void (*follow)(const Followed&, const Host&);
   // output = bias + Σ kernels of each position · input
   void (*dynamic)(const Dynamic&, const View& output, const void* bias, const Host&);
   // and its gradients, with and without a workspace likewise

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pointwise convolutions, and what is fused with them, for one instruction set.
+// Pointwise convolutions, what is fused with them, and what follows others, for one instruction set.
+#include "follow_in_place.h"
 #include "fused_sums.h"
 #include "isa_entries.h"
 #include "pointwise_gradient.h"
@@ -27,6 +28,10 @@ int64_t pointwise_gradient(const Pointwise& call, const Matrix& gradient, float*
 int64_t fused(const Fused& call, float* workspace, const Host& host) {
   const auto run = call.input.type == Type::float32 ? fused_sums<float> : fused_sums<bf16>;
   return run(call, workspace, host);
+}
+
+void follow(const Followed& call, const Host& host) {
+  call.type == Type::float32 ? FollowInPlace<float>(call).run(host) : FollowInPlace<bf16>(call).run(host);
 }
 
 }  // namespace OMNICONV_ISA
