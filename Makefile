@@ -54,7 +54,7 @@ test-isa: $(READY)  ## run the tests of compiled kernels once for each instructi
 	done
 	OMNICONV_NATIVE=0 $(BIN)/pytest -q -n auto
 
-test-large: $(READY)  ## compute on tensors of more than 2^31 elements; takes 10 GB of memory
+test-large: $(READY)  ## compute on tensors of more than 2^31 elements; takes 13 GB of memory
 	$(BIN)/pytest -q -x -m large tests
 
 $(SANITIZED)/kernels_%.o: $(wildcard src/omniconv/csrc/*.h) $(KERNELS)
