@@ -35,7 +35,10 @@ def one_by_one(block, x):
 @contextmanager
 def counted(block):
     """A list that grows by one with each call of everything at once."""
-    calls, inverted = [], block._inverted
+    calls, inverted = [], block._at_once()
+    if inverted is None:
+        yield calls
+        return
     right = inverted._call
     inverted._call = lambda *arguments: calls.append(1) or right(*arguments)
     try:
@@ -80,7 +83,7 @@ def test_one_call_equals_the_parts(case):
         for _ in range(3):  # weights are packed when they come again
             got = block(x)
             assert_close(got, one_by_one(block, x))
-    assert len(calls) == (3 if Native.takes(x, block._inverted.block._leaves) else 0)
+    assert len(calls) == (3 if Native.takes(x, block._at_once().block._leaves) else 0)
 
 
 @needs_library
@@ -89,7 +92,9 @@ def test_one_call_equals_the_parts(case):
     ("channels", "outputs", "size", "stride", "expansion"),
     [(16, 24, 56, 2, 6), (24, 24, 40, 1, 6), (64, 64, 14, 1, 6), (160, 160, 7, 1, 4), (40, 40, 37, 1, 3)],
 )
-def test_boxes_and_turns_equal_the_parts_for_any_number_of_threads(channels, outputs, size, stride, expansion, inside):
+def test_blocks_of_networks_equal_the_parts_for_any_number_of_threads(
+    channels, outputs, size, stride, expansion, inside
+):
     numbers = {"padding": 2, "expansion": expansion, "norm": NORMS[2], "activation": torch.nn.ReLU6}
     block = settled(BLOCKS[2](channels, outputs, 5, stride, **numbers))
     x, before, outputs = laid(torch.randn(2, channels, size, size), inside), torch.get_num_threads(), []
@@ -108,6 +113,10 @@ def block(**changes):
     """A block of 5 channels in and out, with everything in it."""
     given = {"padding": 1, "norm": NORMS[2], "activation": torch.nn.ReLU6, "expansion": 3}
     return settled(BLOCKS[2](5, 5, 3, **(given | changes)))
+
+
+class Own(nn.DepthwiseSeparableConv2d):
+    """A block that may compute anything."""
 
 
 def changed(name, part):
@@ -129,7 +138,15 @@ CALLED_AT_ONCE = {
     "frozen weights": (lambda: block().requires_grad_(requires_grad=False), nullcontext),
     "no norms": (lambda: block(norm=None), torch.no_grad),
 }
-PARTS = ("expansion", "expansion.norm", "expansion.activation", "separable", "separable.mid_norm", "separable.norm")
+PARTS = (
+    "expansion",
+    "expansion.norm",
+    "expansion.activation",
+    "separable",
+    "separable.mid_norm",
+    "separable.mid_activation",
+    "separable.norm",
+)
 BY_PARTS = {
     "gradients": (block, nullcontext),
     "autocast": (block, lambda: torch.autocast("cpu", torch.bfloat16)),
@@ -143,6 +160,9 @@ BY_PARTS = {
     "another norm": (lambda: changed("expansion.norm", torch.nn.GroupNorm(1, 15)), torch.no_grad),
     "a norm of a class of its own": (lambda: changed("expansion.norm", OwnNorm(15)), torch.no_grad),
     "another norm behind": (lambda: changed("separable.norm", torch.nn.GroupNorm(1, 5)), torch.no_grad),
+    "another expansion": (lambda: changed("expansion", torch.nn.Conv2d(5, 15, 1)), torch.no_grad),
+    "an expansion in groups": (lambda: changed("expansion", nn.PointwiseConv2d(5, 15, groups=5)), torch.no_grad),
+    "a block of another class": (lambda: changed("separable", Own(15, 5, 3, padding=1)), torch.no_grad),
     "another activation": (lambda: block(activation=torch.nn.Tanh), torch.no_grad),
     "a function without a hash": (lambda: block(activation=Scaled(3.0)), torch.no_grad),
 }
@@ -189,6 +209,17 @@ def test_changed_weights_are_seen():
 
 
 @needs_library
+def test_a_part_that_was_replaced_is_the_one_that_is_called():
+    made, x = block(residual=False), torch.randn(2, 5, 9, 9)
+    with torch.no_grad():
+        made(x)
+        made.separable = nn.DepthwiseSeparableConv2d(15, 7, 5, 2, padding=2)
+        with counted(made) as calls:
+            assert_close(made(x), one_by_one(made, x))
+        assert calls
+
+
+@needs_library
 def test_copies_and_pickles_call_at_once():
     made, x = block(), torch.randn(2, 5, 6, 6)
     for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301  # our own
@@ -214,8 +245,18 @@ def test_without_a_batch():
         assert_close(made(x), one_by_one(made, x))
 
 
-def test_what_torchvision_computes():
-    """Its block of MobileNetV2, of the same parameters."""
+@needs_library
+def test_large_volumes_whose_boxes_reach_most_of_each_other_take_the_parts():
+    made = nn.InvertedResidual3d(4, 4, 3, padding=1, expansion=40, activation=torch.nn.ReLU).eval()
+    for size, count in (((3, 6, 6), 1), ((3, 94, 94), 0)):
+        x = torch.randn(1, 4, *size)
+        with torch.no_grad(), counted(made) as calls:
+            assert_close(made(x), one_by_one(made, x))
+        assert len(calls) == count
+
+
+def test_what_three_convolutions_of_torch_compute():
+    """MobileNetV2's block in torch's own layers, of the same parameters."""
     made = block(bias=False, expansion=6)
     convs = [torch.nn.Conv2d(5, 30, 1, bias=False), torch.nn.Conv2d(30, 30, 3, padding=1, groups=30, bias=False)]
     convs += [torch.nn.Conv2d(30, 5, 1, bias=False)]
@@ -257,6 +298,7 @@ def test_numbers():
         ((4, 5, 3, 1, 1, {"residual": True}), ValueError, r"`out_channels` \(=5\) must be 4; use residual=False"),
         ((4, 4, 3, 2, 1, {"residual": True}), ValueError, r"needs a `stride` \(=\(2, 2\)\) of 1"),
         ((4, 4, 3, 1, 0, {}), ValueError, "must keep the size where the input is added"),
+        ((4, 4, 3, 1, 7, {"padding_mode": "reflect"}), ValueError, "must keep the size where the input is added"),
         ((4, 4, 3, 1, 1, {"residual": 1}), TypeError, "must be True or False"),
         ((4, 4, 3, 1, 1, {"expansion": "6"}), TypeError, "must be a number, not str"),
         ((4, 4, 3, 1, 1, {"expansion": True}), TypeError, "must be a number, not bool"),
@@ -274,8 +316,21 @@ def test_wrong_arguments(arguments, error, said):
         nn.InvertedResidual2d(*numbers, **more)
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 6, 6), (5,), (2, 5, 6), (2, 5, 0, 6)])
-def test_wrong_inputs(shape):
+@needs_library
+def test_wrong_weights_are_named():
+    made, x = block(norm=None), torch.randn(2, 5, 6, 6)
+    made.separable.pointwise_weight = torch.nn.Parameter(torch.randn(5, 14, 1, 1))
+    with torch.no_grad(), pytest.raises(ValueError, match="`pointwise_weight`"):
+        made(x)
     made = block(norm=None)
+    made.expansion.weight = torch.nn.Parameter(torch.randn(15, 4, 1, 1))
+    with torch.no_grad(), pytest.raises(ValueError, match="`weight`"):
+        made(x)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 6), (5,), (2, 5, 6), (2, 5, 0, 6)])
+@pytest.mark.parametrize("expansion", [1, 3])
+def test_wrong_inputs(shape, expansion):
+    made = block(norm=None, expansion=expansion)
     with torch.no_grad(), pytest.raises(ValueError, match="`input`"):
         made(torch.randn(shape))

@@ -19,6 +19,7 @@ INS, OUTS = 70, 65  # fewer weights are not packed
 LOOKED_AT = {(i % OUTS, i % INS) for i in range(max(INS, OUTS))}  # by the kernel, at each call
 UNSEEN = next((o, c) for o in range(OUTS) for c in range(INS) if (o, c) not in LOOKED_AT)
 SHAPES = {"conv": (2, INS, 5, 6), "followed": (2, INS, 5, 6), "separable": (2, INS, 5, 6), "linear": (3, 7, INS)}
+SHAPES |= {"inverted": (2, 7, 5, 6), "expansion": (2, INS, 5, 6)}
 
 
 def layer_of(kind):
@@ -28,15 +29,25 @@ def layer_of(kind):
         return nn.PointwiseConv2d(INS, OUTS, activation=torch.nn.ReLU).eval()
     if kind == "separable":
         return nn.DepthwiseSeparableConv2d(INS, OUTS, 3, padding=1, activation=torch.nn.ReLU).eval()
+    if kind in ("inverted", "expansion"):
+        sizes = {"inverted": (7, OUTS, INS), "expansion": (INS, 9, OUTS)}[kind]
+        layer = nn.InvertedResidual2d(*sizes[:2], 3, padding=1, expansion=sizes[2] / sizes[0]).eval()
+        layer.owner = "separable" if kind == "inverted" else "expansion"
+        return layer
     return nn.Linear(INS, OUTS)
 
 
+def owner_of(layer):
+    """Whose weight is packed."""
+    return getattr(layer, layer.owner) if isinstance(layer, nn.InvertedResidual2d) else layer
+
+
 def name_of(layer):
-    return "pointwise_weight" if isinstance(layer, nn.DepthwiseSeparableConv2d) else "weight"
+    return "pointwise_weight" if isinstance(owner_of(layer), nn.DepthwiseSeparableConv2d) else "weight"
 
 
 def weight_of(layer):
-    return getattr(layer, name_of(layer))
+    return getattr(owner_of(layer), name_of(layer))
 
 
 def in_place(layer):
@@ -71,15 +82,15 @@ def assigned_by_loading(layer):
 
 
 def another_parameter(layer):
-    setattr(layer, name_of(layer), torch.nn.Parameter(torch.randn_like(weight_of(layer))))
+    setattr(owner_of(layer), name_of(layer), torch.nn.Parameter(torch.randn_like(weight_of(layer))))
 
 
 def another_parameter_in_the_same_place(layer):
     """The old one is gone, so that its memory is likely to be the new one's."""
     shape, dtype = weight_of(layer).shape, weight_of(layer).dtype
-    delattr(layer, name_of(layer))
+    delattr(owner_of(layer), name_of(layer))
     gc.collect()
-    setattr(layer, name_of(layer), torch.nn.Parameter(torch.randn(shape).to(dtype)))
+    setattr(owner_of(layer), name_of(layer), torch.nn.Parameter(torch.randn(shape).to(dtype)))
 
 
 def in_inference_mode(layer):
@@ -89,7 +100,9 @@ def in_inference_mode(layer):
 
 def of_inference_mode(layer):
     with torch.inference_mode():
-        setattr(layer, name_of(layer), torch.nn.Parameter(torch.randn_like(weight_of(layer)), requires_grad=False))
+        setattr(
+            owner_of(layer), name_of(layer), torch.nn.Parameter(torch.randn_like(weight_of(layer)), requires_grad=False)
+        )
 
 
 def swapped(layer):
@@ -172,12 +185,13 @@ def test_layouts_and_types_by_turns(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_that_are_computed_anew_at_each_call(kind):
     layer, x = layer_of(kind), torch.randn(SHAPES[kind])
-    torch.nn.utils.parametrizations.weight_norm(layer, name_of(layer))
+    owner, name = owner_of(layer), name_of(layer)
+    torch.nn.utils.parametrizations.weight_norm(owner, name)
     with torch.no_grad():
         for _ in range(4):
             want = torch.func.functional_call(layer, {}, (x,))
             assert_close(layer(x), want)
-            getattr(layer.parametrizations, name_of(layer)).original0.mul_(1.5)
+            getattr(owner.parametrizations, name).original0.mul_(1.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -130,9 +130,10 @@ struct FusedCase {
 
   std::string text() const {
     std::ostringstream out;
-    out << text_of(type) << ", batch " << problem.batch << ", expanded from " << inputs << ", channels " << problem.groups
-        << " of " << problem.narrow << " filters, outputs " << outputs << (by_rows ? ", by rows" : ", by positions")
-        << ", layouts " << int(input_layout) << ' ' << int(addend_layout) << ", before" << text_of(before) << ", between" << text_of(between) << ", after"
+    out << text_of(type) << ", batch " << problem.batch << ", expanded from " << inputs << ", channels "
+        << problem.groups << " of " << problem.narrow << " filters, outputs " << outputs
+        << (by_rows ? ", by rows" : ", by positions") << ", layouts " << int(input_layout) << ' ' << int(addend_layout)
+        << ", before" << text_of(before) << ", between" << text_of(between) << ", after"
         << text_of(after) << ", threads " << threads << text_of(problem, axes);
     return out.str();
   }
@@ -173,7 +174,8 @@ inline FusedCase drawn_fused(uint64_t seed) {
   made.outputs = drawn_channels(draw, most / made.channels());
   made.inputs = draw.chance(40) ? std::min<int64_t>(drawn_channels(draw, most), 40) : 0;
   made.before = drawn_following(draw, problem.groups, 0);
-  if (made.before.activation > Activation::relu6) made.before.activation = Activation::none;  // the loops need whole numbers
+  // The loops need whole numbers.
+  if (made.before.activation > Activation::relu6) made.before.activation = Activation::none;
   made.between = drawn_following(draw, made.channels(), 0);
   made.after = drawn_following(draw, made.outputs, made.output_sizes().count());
 

@@ -44,8 +44,8 @@ struct FusedTrial : Trial {
   Values expanded() const {
     const Problem& problem = drawn.problem;
     if (!drawn.inputs) return drawn.input;
-    std::vector<Near> found =
-        plain_pointwise(whole(drawn.input), problem.batch, drawn.inputs, problem.groups, drawn.reached(), drawn.expansion);
+    std::vector<Near> found = plain_pointwise(whole(drawn.input), problem.batch, drawn.inputs, problem.groups,
+                                              drawn.reached(), drawn.expansion);
     plain_follow(found, problem.groups, drawn.reached(), drawn.before);
     Values numbers;
     for (const Near& number : found) numbers.push_back(number.value);

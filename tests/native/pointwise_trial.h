@@ -38,8 +38,8 @@ struct FollowingMemory {
   }
 };
 
-// Weights as `pack` lays them for tensors that are not there yet, if it moves them at all, and those that are looked at;
-// `changed`: of these one is not as it was.
+// Weights as `pack` lays them for tensors that are not there yet, if it moves them at all, and those that are looked
+// at; `changed`: of these one is not as it was.
 struct PackedAhead {
   std::unique_ptr<Memory> packed, kept;
 
@@ -54,7 +54,8 @@ struct PackedAhead {
     packed = std::make_unique<Memory>(Type::float32, floats);
     kernels.pack(alone, static_cast<float*>(packed->data), host);
     kept = std::make_unique<Memory>(Type::float32, witnesses(call));
-    for (int64_t number = 0; number < kept->count; ++number) write(kept->data, Type::float32, number, witness(call, number));
+    for (int64_t number = 0; number < kept->count; ++number)
+      write(kept->data, Type::float32, number, witness(call, number));
     if (changed) write(kept->data, Type::float32, changed->of(0, kept->count - 1), 100);
   }
 

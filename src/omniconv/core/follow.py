@@ -2,7 +2,7 @@
 """What follows a convolution: a norm, an addend, an activation; and whether one compiled call computes it all.
 
 It does in eager inference on a CPU, in float32 and bfloat16, for batch norms that are no longer training and the
-activations below; behind a convolution that another library computes, one pass over its output does. Else each part is
+activations below; behind any other convolution of the same types, one pass over its output does. Else each part is
 called by itself, so that gradients, compilers, hooks and profiles see the parts.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as modules
 
-from .native import PLAIN, Native, plain
+from .native import PLAIN, Native, plain, watching
 from .observe import current_listener
 from .problem import ConvProblem
 
@@ -96,6 +96,8 @@ def _in_place(output: Tensor, norm: nn.Module | None, residual: Tensor | None, a
     """Whether the compiled pass was made."""
     if is_dynamo_compiling() or _pass() is None or type(output) not in PLAIN or not 3 <= output.dim() <= 5:
         return False
+    if watching():  # who sees operators run may keep what they return
+        return False
     terms, code = norm_terms(norm, output.dim() - 2), activation_code(activation)
     if terms is None or code is None or hooked((norm, activation)) or not takes((output, residual, *terms[0])):
         return False
@@ -118,6 +120,8 @@ def check_residual(problem: ConvProblem, input: object, residual: object) -> Non
         raise TypeError(f"`residual` (={type(residual).__name__}) must be a torch.Tensor or None.")
     if not isinstance(input, Tensor) or input.dim() not in (problem.dim + 1, problem.dim + 2):
         return  # the convolution says what is wrong with it
+    if input.shape[-problem.dim - 1] != problem.in_channels:
+        return
     size = problem.out_size_of(tuple(input.shape[-problem.dim :]))
     want = (*input.shape[: -problem.dim - 1], problem.out_channels, *size)
     if tuple(residual.shape) != want:

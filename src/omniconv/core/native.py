@@ -42,6 +42,7 @@ LEAST_LEFT_SIZE = 2 * MOST_LEFT_TAPS  # of images in bfloat16
 # Names of torch's own that are not promised to stay: found here at import, so that their absence fails at once.
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 tracing: Callable[[], bool] = torch._C._is_tracing  # noqa: SLF001  # torch.jit.trace, and the ONNX export made of it
+watching: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001  # how many modes see operators run
 OVERRIDEABLE = torch.ops.aten.convolution_overrideable.default._op  # noqa: SLF001
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 

@@ -15,10 +15,11 @@ constexpr int64_t LEAST_BOX = 2 * TILE_HEIGHT;  // positions
 // Of a tap, of an input position that the taps of a box reach, of a weight that a box reads, and of a box, beside a
 // multiply-add of a tile.
 constexpr double TAP_COST = 2, REACH_COST = 8, WEIGHT_COST = 4, BOX_COST = 1 << 16;
-// What the threads wait for each other, twice a sample, where they compute all of it in turn.
+// What the threads wait for each other where they compute all of a sample in turn.
 constexpr double TURN_COST = 1 << 19;
 constexpr double EXPANDED_COST = 12;  // of a float that the expansion then writes for all of a sample
-constexpr int64_t MOST_IN_TURN = 1 << 18;  // floats between two, of a sample
+// Floats between two convolutions, of a sample: at most so many in turn, and where boxes are dear.
+constexpr int64_t MOST_IN_TURN = 1 << 18, MOST_FOR_DEAR = 1 << 22;
 constexpr int64_t FEW_BOXES = 4;           // of a thread
 // For which boxes are cut, whatever number runs: another cut may add in another order.
 constexpr int64_t PLANNED_THREADS = 4;
@@ -28,7 +29,7 @@ struct FusedSums {
   const Fused& call;
   const Host& host;
   PointwisePlan plan;
-  int64_t middle;          // channels between the two
+  int64_t middle;          // channels between the last two
   int64_t pitch;           // between positions (by rows) or channels of a box
   int64_t box[3], boxes[3];  // positions of a box along each axis, and boxes along it
   bool in_turn;              // a sample at a time, one convolution after the other, each on all threads
@@ -50,7 +51,10 @@ struct FusedSums {
     pitch = plan.by_rows ? odd_lines(middle) : odd_lines(box[1] * box[2]);
     const int64_t axis = box[2] == size[2] ? 1 : 2;
     const int64_t whole = most(middle * plan.positions, call.expansion ? channels() * volume(call.depthwise) : 0);
-    in_turn = sizeof(T) == sizeof(float) && whole <= MOST_IN_TURN && time_in_turn() < time(axis, box[axis]);
+    const double boxed = time(axis, box[axis]), turned = time_in_turn();
+    const bool dear = call.expansion && 4 * turned < 3 * boxed;  // boxes that reach so much of each other
+    in_turn = (sizeof(T) == sizeof(float) || call.expansion) && turned < boxed &&
+              whole <= (dear ? MOST_FOR_DEAR : MOST_IN_TURN);
     if (in_turn) pitch = plan.by_rows ? odd_lines(middle) : odd_lines(plan.positions);
   }
 
@@ -61,27 +65,47 @@ struct FusedSums {
     return middle + (call.expansion ? channels() * reached : 0);
   }
 
+  int64_t lanes() const { return plan.by_rows ? TILE_HEIGHT : TILE_WIDTH; }
+
+  // Of the expansion of so many positions.
+  double expansion_time(int64_t positions) const {
+    if (!call.expansion) return 0;
+    const double expanded = double(ceil_div(positions, lanes()) * lanes());
+    return double(channels() * call.expansion->inputs) * (expanded + WEIGHT_COST);
+  }
+
+  // Positions that the taps of a box reach: one before `axis`, `some` along it, and all behind it.
+  int64_t expanded(int axis, int64_t some) const {
+    int64_t found = 1;
+    for (int i = 0; i < 3; ++i) {
+      const Axis& along = call.depthwise.axis[i];
+      const int64_t positions = i < axis ? 1 : i == axis ? some : along.narrow;
+      found *= least((positions - 1) * along.stride + span_of(along), along.wide);
+    }
+    return found;
+  }
+
   // Of a box with `some` positions along an axis.
   double box_time(int axis, int64_t some) const {
+    return block_time(axis, some) + expansion_time(expanded(axis, some));
+  }
+
+  // Without its expansion.
+  double block_time(int axis, int64_t some) const {
     const Axis& along = call.depthwise.axis[axis];
     const int64_t across = axis == 1 ? call.pointwise.size[2] : 1;
-    const int64_t lanes = plan.by_rows ? TILE_HEIGHT : TILE_WIDTH;
-    const double tiles = double(ceil_div(some * across, lanes) * lanes) * double(call.pointwise.outputs);
+    const double tiles = double(ceil_div(some * across, lanes()) * lanes()) * double(call.pointwise.outputs);
     const double taps = double(some * across * taps_of(call.depthwise)) * TAP_COST;
-    const int64_t reached = (some - 1) * along.stride + span_of(along);
-    const double reach = double(reached * across) * REACH_COST;
+    const double reach = double(((some - 1) * along.stride + span_of(along)) * across) * REACH_COST;
     const double weights = double(call.pointwise.outputs) * WEIGHT_COST;
-    const double found = double(middle) * (tiles + taps + reach + weights) + BOX_COST;
-    if (!call.expansion) return found;
-    const int64_t beside = axis == 1 ? call.depthwise.axis[2].wide : 1;
-    const int64_t expanded = ceil_div(least(reached, along.wide) * beside, lanes) * lanes;
-    return found + double(channels() * call.expansion->inputs) * (double(expanded) + WEIGHT_COST);
+    return double(middle) * (tiles + taps + reach + weights) + BOX_COST;
   }
 
   // Of all boxes; where they are few, of the thread that has the most.
   double time(int axis, int64_t some) const {
     const int64_t all = call.pointwise.size[axis], whole = all / some, rest = all % some;
-    const int64_t others = call.pointwise.batch * call.pointwise.size[0], count = others * ceil_div(all, some);
+    const int64_t beside = axis == 2 ? call.pointwise.size[1] : 1;
+    const int64_t others = call.pointwise.batch * call.pointwise.size[0] * beside, count = others * ceil_div(all, some);
     if (count <= FEW_BOXES * PLANNED_THREADS) return double(ceil_div(count, PLANNED_THREADS)) * box_time(axis, some);
     const double each = double(whole) * box_time(axis, some) + (rest ? box_time(axis, rest) : 0);
     return double(others) * each / double(PLANNED_THREADS);
@@ -91,9 +115,10 @@ struct FusedSums {
   double time_in_turn() const {
     const int axis = call.pointwise.size[1] > 1 ? 1 : 2;
     const int64_t depths = call.pointwise.size[0];
-    const double all = double(depths) * (box_time(axis, call.pointwise.size[axis]) - BOX_COST);
-    const double expanded = call.expansion ? double(channels() * volume(call.depthwise)) * EXPANDED_COST : 0;
-    return double(call.pointwise.batch) * ((all + expanded) / double(PLANNED_THREADS) + TURN_COST);
+    double all = double(depths) * (block_time(axis, call.pointwise.size[axis]) - BOX_COST);
+    const int64_t reached = volume(call.depthwise);
+    if (call.expansion) all += expansion_time(reached) + double(channels() * reached) * EXPANDED_COST;
+    return double(call.pointwise.batch) * (all / double(PLANNED_THREADS) + TURN_COST);
   }
 
   // How many positions of an axis make a box, up to `limit`, for the least time.
@@ -109,24 +134,23 @@ struct FusedSums {
     return found;
   }
 
-  bool packs() const { return !call.pointwise.packed && !plan.lying(); }
   // The depthwise weights and bias in float32.
-  struct First {
+  struct Taps {
     Weights taps;
     const void* bias;
   };
 
-  int64_t packed_floats() const { return packs() ? whole_lines(plan.packed_floats() * 4) / 4 : 0; }
+  int64_t packed_floats() const { return plan.packs() ? whole_lines(plan.packed_floats() * 4) / 4 : 0; }
   int64_t filter() const { return taps_of(call.depthwise); }
   int64_t widened_floats() const {
     return sizeof(T) == sizeof(float) ? 0 : (whole_lines(middle * filter() * 4) + whole_lines(middle * 4)) / 4;
   }
-  // The weights of the expansion, unless they are packed ahead or lie so, and (where they are not of float32) its biases.
+  // The weights of the expansion, if they are to be packed, and (where they are not of float32) its biases.
   int64_t expansion_floats() const {
     if (!call.expansion) return 0;
     const Pointwise& first = *call.expansion;
     const PointwisePlan own(first, host);
-    const int64_t weights = first.packed || own.lying() ? 0 : whole_lines(own.packed_floats() * 4) / 4;
+    const int64_t weights = own.packs() ? whole_lines(own.packed_floats() * 4) / 4 : 0;
     return weights + (sizeof(T) == sizeof(float) ? 0 : whole_lines(first.outputs * 4) / 4);
   }
   int64_t floats() const { return packed_floats() + expansion_floats() + widened_floats() + turn_floats() + V; }
@@ -145,28 +169,28 @@ struct FusedSums {
   // Both pointwise convolutions, their weights packed, and what of the depthwise one is read in float32.
   struct Parts {
     Pointwise expansion, across;
-    First depthwise;
+    Taps depthwise;
   };
 
   // Whether the weights were those that are packed.
   bool run(float* workspace) const {
     Arena arena{reinterpret_cast<char*>(workspace)};
     Parts parts{{}, call.pointwise, {call.taps, call.depthwise_bias}};
-    if (packs()) parts.across.packed = packed(plan, arena);
+    if (plan.packs()) parts.across.packed = packed(plan, arena);
     if (call.expansion) {
       const PointwisePlan own(*call.expansion, host);
       parts.expansion = *call.expansion;
-      if (!own.call.packed && !own.lying()) parts.expansion.packed = packed(own, arena);
+      if (own.packs()) parts.expansion.packed = packed(own, arena);
       parts.expansion.bias = widened(arena, own.call.bias, own.call.outputs);
     }
-    First& depthwise = parts.depthwise;
+    Taps& depthwise = parts.depthwise;
     if constexpr (sizeof(T) != sizeof(float)) {
       depthwise.taps.data = const_cast<void*>(widened(arena, call.taps.data, middle * filter()));
       depthwise.taps.type = Type::float32;
       depthwise.bias = widened(arena, call.depthwise_bias, middle);
     }
     if (in_turn) return sum_in_turn(parts, arena);
-    // Boxes look at none of them: each looks at a share of all.
+    // A box does not look at all of the weights that it meets: each looks at a share of them, below.
     const Pointwise across = parts.across, expansion = parts.expansion;
     parts.across.kept = parts.expansion.kept = nullptr;
     const int64_t units = boxes[0] * boxes[1] * boxes[2], tasks = units * call.pointwise.batch;
@@ -243,8 +267,8 @@ struct FusedSums {
   }
 
   // What `part` reads, from the position `first` of a sample on, out of the expansion; whether that met its weights.
-  bool expand(const Parts& parts, int64_t sample, const int64_t (&first)[3], const Problem& part, float* to, float* bias,
-              const Host& threads, View& found) const {
+  bool expand(const Parts& parts, int64_t sample, const int64_t (&first)[3], const Problem& part, float* to,
+              float* bias, const Host& threads, View& found) const {
     Pointwise expansion = parts.expansion;
     expansion.batch = 1;
     for (int axis = 0; axis < 3; ++axis) expansion.size[axis] = part.axis[axis].wide;
@@ -298,7 +322,8 @@ struct FusedSums {
       if constexpr (sizeof(T) != sizeof(float)) input = widen_box(input, part, arena.take<float>(widened));
     }
     OMNICONV_ISA::sums(part, false, input, across.input, parts.depthwise.taps, parts.depthwise.bias, alone);
-    if (call.between != Activation::none || call.affine.scale) activate(between, 0, rows, plan.by_rows ? middle : positions);
+    if (call.between != Activation::none || call.affine.scale)
+      activate(between, 0, rows, plan.by_rows ? middle : positions);
     PointwiseSums<T, float>(across, alone).run(bias);
   }
 

@@ -141,7 +141,7 @@ struct Kernels {
   int64_t (*pack)(const Pointwise&, float* to, const Host&);
   // The gradient of its weights, from that of the sums of the products in the place of the output.
   int64_t (*pointwise_gradient)(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
-  // Both at once; its workspace, and packed weights, likewise.
+  // All of them at once; its workspace, and packed weights, likewise.
   int64_t (*fused)(const Fused&, float* workspace, const Host&);
   // In place, activation(affine(numbers) + addend).
   void (*follow)(const Followed&, const Host&);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pointwise.h"
 
+#include <atomic>
 #include <cmath>
 
 #include "witness.h"
@@ -34,7 +35,7 @@ void run(Pointwise& call) {
     return kernels().pointwise(call, workspace.data, threads);
   };
   if (once() != CHANGED) return;
-  call.packed = nullptr;
+  forget_packed(call);
   once();
 }
 
@@ -58,9 +59,12 @@ Tensor input_gradient(const Call& call, const Pointwise& forward, const Tensor& 
 // Before packed weights stand a line, which says for what layout and inputs they are, and those that are looked at.
 constexpr int64_t HEADER = 16;
 
+// Threads may share packed weights, and one of them forget them.
+std::atomic<int32_t>* layout_of(float* memory) { return reinterpret_cast<std::atomic<int32_t>*>(memory); }
+
 struct Packed {
   int64_t samples, weights, all;  // floats of each, and of the tensor
-  float layout;
+  int32_t layout;  // 0 where they are forgotten
 
   explicit Packed(const Pointwise& call) {
     samples = witnesses(call);
@@ -70,7 +74,7 @@ struct Packed {
   }
 
   void fill(const Pointwise& call, float* memory) const {
-    memory[0] = layout;
+    *layout_of(memory) = layout;
     memory[1] = float(call.inputs);  // else those of the turned weights, of as many samples, would fit
     for (int64_t at = 0; at < samples; ++at) memory[HEADER + at] = witness(call, at);
     kernels().pack(call, memory + all - weights, host());
@@ -106,6 +110,11 @@ Tensor pack(const Pointwise& call) {
   return found;
 }
 
+void forget_packed(Pointwise& call) {
+  if (call.kept) *layout_of(const_cast<float*>(call.kept) - HEADER) = 0;
+  call.packed = call.kept = nullptr;
+}
+
 void use_packed(Pointwise& call, const MaybeTensor& given) {
   if (!given) return;
   const Seen seen(*given);
@@ -113,9 +122,9 @@ void use_packed(Pointwise& call, const MaybeTensor& given) {
   if (!given->is_cpu() || seen.dim != 1 || seen.dtype != aoti_torch_dtype_float32() || !packed.weights ||
       seen.sizes[0] != packed.all || seen.strides[0] != 1)
     return;
-  const float* memory = static_cast<const float*>(given->data_ptr());
-  if (memory[0] != packed.layout || memory[1] != float(call.inputs)) return;
-  // Not every change is counted by torch: `.data` and storage that is shared write past it. Others may read the memory now.
+  float* memory = static_cast<float*>(given->data_ptr());
+  if (*layout_of(memory) != packed.layout || memory[1] != float(call.inputs)) return;
+  // Not every change is counted by torch: `.data` and storage that is shared write past it.
   call.kept = memory + HEADER;
   call.packed = memory + packed.all - packed.weights;
 }

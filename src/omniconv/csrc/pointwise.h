@@ -17,6 +17,8 @@ Tensor laid(const Tensor& tensor, bool by_rows);
 Activation activation(int64_t number);
 // Weights packed ahead: a tensor of no elements where tiles read them as they lie.
 Tensor pack(const Pointwise& call);
+// Makes such a tensor one of no weights, since they are no longer those of the call.
+void forget_packed(Pointwise& call);
 // Tells a call those of such a tensor, unless it is absent or of another layout or size. The kernel says CHANGED where
 // they are no longer those that were packed.
 void use_packed(Pointwise& call, const MaybeTensor& packed);

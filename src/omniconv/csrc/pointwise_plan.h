@@ -62,6 +62,9 @@ struct PointwisePlan {
     return !by_rows && call.weights.type == Type::float32 && call.weights.column == 1 && call.weights.row % MEETING;
   }
 
+  // Whether they are still to be packed.
+  bool packs() const { return !call.packed && !lying(); }
+
   template <class T>
   void pack(float* to, const Host& host) const {
     const int64_t units = ceil_div(call.outputs, by_rows ? TILE_WIDTH : V);

@@ -34,8 +34,8 @@ struct PointwiseSums {
   bool near;      // tiles are the results
   int64_t units;  // blocks of rows, or panels of positions of all samples
   int64_t length; // of a unit
-  // Bands of outputs, of whole steps each. Where weights are more than the tensors, a thread keeps to its bands, so that
-  // each weight reaches one cache.
+  // Bands of outputs, of whole steps each. Where weights are more than the tensors, a thread keeps to its bands, so
+  // that each weight reaches one cache.
   int64_t bands, step;
   bool by_outputs;
 
@@ -85,23 +85,24 @@ struct PointwiseSums {
   bool beside() const {
     const View &one = call.addend, &other = call.output;
     if (!one.data) return true;
-    if (addend_bytes() % int64_t(sizeof(float)) || one.batch != other.batch || one.channel != other.channel) return false;
+    if (addend_bytes() % int64_t(sizeof(float))) return false;
+    if (one.batch != other.batch || one.channel != other.channel) return false;
     for (int axis = 0; axis < 3; ++axis)
       if (one.axis[axis] != other.axis[axis]) return false;
     return true;
   }
   int64_t addend_bytes() const {
-    return call.addend.data ? reinterpret_cast<int64_t>(call.addend.data) - reinterpret_cast<int64_t>(call.output.data) : 0;
+    const auto at = [](const View& view) { return reinterpret_cast<int64_t>(view.data); };
+    return call.addend.data ? at(call.addend) - at(call.output) : 0;
   }
 
   int64_t bias_floats() const { return whole_vectors(call.outputs) + TILE_WIDTH; }
-  bool packs() const { return !call.packed && !plan.lying(); }
   // Of workspace, where the weights are packed or lie so.
   static int64_t least_floats(const Pointwise& call) {
     return whole_lines(2 * (whole_vectors(call.outputs) + TILE_WIDTH) * 4) / 4 + V;
   }
   int64_t floats() const {
-    return least_floats(call) + (packs() ? plan.packed_floats() : 0);
+    return least_floats(call) + (plan.packs() ? plan.packed_floats() : 0);
   }
 
   // Whether the weights were those that are packed.

@@ -29,7 +29,7 @@ from omniconv.core.follow import (
     norm_terms,
     takes,
 )
-from omniconv.core.native import PLAIN, Native
+from omniconv.core.native import PLAIN, Native, watching
 from omniconv.core.problem import ConvProblem
 
 from . import FAMILY, is_unpadded_pointwise
@@ -89,7 +89,7 @@ class Followed:
         self, input: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms, residual: Tensor | None, code: int
     ) -> Tensor | None:
         """The same where ATen multiplies faster, without the way of a plan, whose code large tensors drive out."""
-        if self.problem.dim == 1:
+        if self.problem.dim == 1 or watching():
             return None
         output = CONVS[self.problem.dim](input, weight, bias, self.problem.stride)
         follow_at_once(output, terms, residual, code)

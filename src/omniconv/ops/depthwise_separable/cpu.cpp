@@ -110,7 +110,8 @@ Tensor forward_of(const SeparableCall& call, const Tensor& input_, const MaybeTe
     return kernels().fused(fused, workspace.data, threads);
   };
   if (once() != CHANGED) return output;
-  across.packed = expansion.packed = nullptr;
+  forget_packed(across);
+  forget_packed(expansion);
   once();
   return output;
 }

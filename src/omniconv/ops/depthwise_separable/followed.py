@@ -7,6 +7,7 @@ An inverted residual is the block behind a pointwise convolution with a norm and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -30,10 +31,11 @@ def followed(problem: ConvProblem) -> Followed | None:
     return Followed(problem) if problem.fixed_pads and choose(problem).kernel.compiled else None
 
 
-def inverted(expansion: ConvProblem, problem: ConvProblem) -> Inverted | None:
-    """The same behind a pointwise convolution to the channels of ``problem``."""
-    block = followed(problem)
-    return None if block is None else Inverted(expansion, block)
+def inverted(expansion: ConvProblem, block: Followed | None) -> Inverted | None:
+    """What computes a block behind a pointwise convolution, where that gives its channels at every position."""
+    if block is None or expansion.groups != 1 or set(expansion.stride) != {1}:
+        return None
+    return Inverted(expansion, block) if expansion.out_channels == block.problem.in_channels else None
 
 
 class Given(NamedTuple):
@@ -94,6 +96,11 @@ def tensors_of(layer: Any, input: Tensor) -> tuple[Tensor | None, ...]:
     return input, layer.depthwise_weight, layer.pointwise_weight, layer.bias, layer.depthwise_bias
 
 
+# Boxes whose taps reach over so many lines of positions expand most of them again and again; and more numbers than so
+# many, of a sample, are more than a call takes from the system and gives back in the time that it saves.
+MOST_LINES, MOST_EXPANDED = 7, 1 << 22
+
+
 class Inverted:
     """The compiled kernel of one inverted residual in eager inference."""
 
@@ -102,13 +109,16 @@ class Inverted:
         self._check = TensorCheck(conv.FAMILY, expansion)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.inverted_followed.default._op  # noqa: SLF001
 
-    def __reduce__(self) -> tuple[Any, tuple[ConvProblem, ConvProblem]]:
-        return inverted, (self.expansion, self.block.problem)
+    def __reduce__(self) -> tuple[Any, tuple[ConvProblem, Followed]]:
+        return inverted, (self.expansion, self.block)
 
     def __call__(self, expansion: Any, layer: Any, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """What ``layer`` makes of what ``expansion`` makes of the input, or None where both must be called."""
         norm, code = norm_terms(expansion.norm, self.block.problem.dim), activation_code(expansion.activation)
         if norm is None or code is None or hooked((expansion, layer, expansion.norm, expansion.activation)):
+            return None
+        lines, inside = prod(self.block.problem.span[:-1]), prod(input.shape[2:]) * self.expansion.out_channels
+        if lines > MOST_LINES and inside > MOST_EXPANDED:
             return None
         weight, bias = expansion.weight, expansion.bias
         given = self.block.given(layer, input, residual, apart=True, others=(weight, bias, *norm[0]))
@@ -119,4 +129,6 @@ class Inverted:
             return self._call(input, weight, packed, bias, *norm, *given.tensors, (*given.numbers, code))
         except (RuntimeError, TypeError):
             self._check((input, weight, bias))
+            expanded = input.narrow(1, 0, 1).expand(-1, self.expansion.out_channels, *input.shape[2:])
+            self.block.check(tensors_of(layer, expanded))  # which stands for what it reads
             raise

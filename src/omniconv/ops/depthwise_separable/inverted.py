@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from omniconv.core.follow import Activation, Norm
 from omniconv.core.numbers import boolean, integer
-from omniconv.ops.conv import layer as pointwise
+from omniconv.ops.conv.layer import PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
 
-from . import block as separable
-from .followed import inverted
+from .block import DepthwiseSeparableConv1d, DepthwiseSeparableConv2d, DepthwiseSeparableConv3d
+from .followed import Inverted, inverted
+
+POINTWISE = {1: PointwiseConv1d, 2: PointwiseConv2d, 3: PointwiseConv3d}
+SEPARABLE = {1: DepthwiseSeparableConv1d, 2: DepthwiseSeparableConv2d, 3: DepthwiseSeparableConv3d}
 
 
 class _InvertedResidual(nn.Module):
-    """Pointwise to more channels, depthwise among them, pointwise to fewer, and the input added where shapes allow it.
+    """Pointwise to more channels, depthwise among them, pointwise to fewer, and the input added to the output.
 
     y = x + P(D(E x)), E: C → e·C channels with a norm and an activation behind it, D: taps within each of them, with a
     norm and an activation, P: e·C → O with a norm. P·C·e·(C + K + O) MACs at a stride of 1. The block of MobileNetV2,
@@ -31,10 +36,12 @@ class _InvertedResidual(nn.Module):
         expansion: e; round(e·C) channels stand inside.
         norm: after each part: what makes a module from a number of channels, such as ``nn.BatchNorm2d``.
         activation: after E and D: a module, its class (``nn.ReLU6``), or a function of a tensor.
-        residual: whether the input is added; None adds it where O is C and every stride is 1.
+        residual: whether the input is added; None adds it where O is C and every stride is 1, and asks for a padding
+            that keeps the size.
 
     In inference on a CPU all three convolutions with batch norms in ``eval``, the activations ReLU, ReLU6, SiLU, GELU
-    and hard swish and the input that is added are computed in one call, box by box: what is wide stays in the cache.
+    and hard swish and the input that is added are computed in one call, box by box where that is less work than what
+    two boxes reach costs: what is wide then stays in the cache.
     ``expansion`` and ``separable`` are the parts: a :class:`PointwiseConv2d` or None, a
     :class:`DepthwiseSeparableConv2d`, of as many dimensions.
 
@@ -81,10 +88,9 @@ class _InvertedResidual(nn.Module):
         hidden = _expanded(expansion, integer("in_channels", in_channels, 1))
         self.expansion = None
         if expansion != 1:
-            layer = getattr(pointwise, f"PointwiseConv{self.dim}d")
             more: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
-            self.expansion = layer(in_channels, hidden, **more, norm=norm, activation=activation)
-        self.separable = getattr(separable, f"DepthwiseSeparableConv{self.dim}d")(
+            self.expansion = POINTWISE[self.dim](in_channels, hidden, **more, norm=norm, activation=activation)
+        self.separable = SEPARABLE[self.dim](
             hidden,
             out_channels,
             kernel_size,
@@ -105,7 +111,7 @@ class _InvertedResidual(nn.Module):
         self.residual = same if residual is None else boolean("residual", residual)
         if self.residual:
             self._check_same(in_channels)
-        self._inverted = None if self.expansion is None else inverted(self.expansion.problem, problem)
+        self._inverted: tuple[Any, Any, Inverted | None] = (None, None, None)
 
     def _check_same(self, in_channels: int) -> None:
         problem = self.separable.problem
@@ -116,18 +122,26 @@ class _InvertedResidual(nn.Module):
             )
         if set(problem.stride) != {1}:
             raise ValueError(f"`residual` (=True) needs a `stride` (={problem.stride}) of 1; use residual=False.")
-        long = tuple(2 * s for s in problem.span)
-        kept = problem.out_size_of(long)
-        if kept != long:
+        if problem.fixed_pads and any(sum(pair) != s - 1 for pair, s in zip(problem.pads(), problem.span, strict=True)):
             raise ValueError(
-                f"`padding` (={self.separable.padding!r}) must keep the size where the input is added, and {long} "
-                f"becomes {kept}; use padding='same' or residual=False."
+                f"`padding` (={self.separable.padding!r}) must keep the size where the input is added; use "
+                "padding='same' or residual=False."
             )
+
+    def _at_once(self) -> Inverted | None:
+        """What computes both parts in one call, if anything does; found anew where one of them was replaced."""
+        expansion, block, found = self._inverted
+        if expansion is not self.expansion or block is not self.separable:
+            expansion, block, found = self.expansion, self.separable, None
+            if type(expansion) is POINTWISE[self.dim] and type(block) is SEPARABLE[self.dim]:
+                found = inverted(expansion.problem, block._followed)  # noqa: SLF001  # of its own family
+            self._inverted = (expansion, block, found)
+        return found
 
     def forward(self, input: Tensor) -> Tensor:
         residual = input if self.residual else None
-        if self._inverted is not None:
-            output = self._inverted(self.expansion, self.separable, input, residual)
+        if not is_dynamo_compiling() and (at_once := self._at_once()) is not None:
+            output = at_once(self.expansion, self.separable, input, residual)
             if output is not None:
                 return output
         expanded = input if self.expansion is None else self.expansion(input)
@@ -138,11 +152,14 @@ class _InvertedResidual(nn.Module):
 
 
 def _expanded(expansion: Any, channels: int) -> int:
-    if isinstance(expansion, bool) or not isinstance(expansion, int | float):
-        raise TypeError(f"`expansion` (={expansion!r}) must be a number, not {type(expansion).__name__}.")
-    if not math.isfinite(expansion) or round(expansion * channels) < 1:
-        raise ValueError(f"`expansion` (={expansion}) must leave a channel of {channels} at least; use 6.")
-    return round(expansion * channels)
+    if isinstance(expansion, bool) or not isinstance(expansion, Real):
+        raise TypeError(f"`expansion` (={expansion!r}) must be a number, not {type(expansion).__name__}; use 6.")
+    if not math.isfinite(expansion) or round(float(expansion) * channels) < 1:
+        least = 1 / channels
+        raise ValueError(
+            f"`expansion` (={expansion}) must leave a channel of {channels} at least; use {least:.3g} or more."
+        )
+    return round(float(expansion) * channels)
 
 
 class InvertedResidual1d(_InvertedResidual):  # noqa: D101  # as its base
