@@ -132,7 +132,7 @@ def inverted_call(inside=False, packed=True):
 
 
 CALLS = {"pointwise": pointwise_call, "separable": separable_call, "inverted": inverted_call}
-PACKED = {"pointwise": 2, "separable": 6, "inverted": 11}  # its place among the arguments
+PACKED = {"pointwise": (2,), "separable": (6,), "inverted": (11, 2)}  # their places among the arguments
 each_call = pytest.mark.parametrize("name", CALLS)
 each_layout = pytest.mark.parametrize("inside", [False, True])
 
@@ -167,7 +167,7 @@ def wrong_numbers(numbers):
 def wrong_calls(arguments, packed):
     """What is wrong with a call, and its arguments."""
     for at, argument in enumerate(arguments):
-        if at == packed:
+        if at in packed:
             continue
         if isinstance(argument, torch.Tensor) and argument.numel():  # packed weights may be of no elements
             others = other_tensors(argument)
@@ -219,16 +219,22 @@ def test_what_disagrees_is_refused_or_computed(name, inside):
 @each_layout
 @each_call
 def test_packed_weights_of_another_kind_are_not_used(name, inside):
-    operator, parts, arguments = CALLS[name](inside)
-    right = arguments[PACKED[name]]
-    weight = next(a for a in arguments if isinstance(a, torch.Tensor) and a.shape == (OUT, MIDDLE, 1, 1))
-    images = torch.randn(1, MIDDLE, 3, 3)
+    for at in PACKED[name]:
+        check_packed(*CALLS[name](inside), at, inside)
+
+
+def check_packed(operator, parts, arguments, at, inside):
+    """Whether packed weights at this place that are not those of the call are left alone."""
+    right = arguments[at]
+    weight = next(a for a in arguments[at - 1 :: -1] if isinstance(a, torch.Tensor) and a.shape[2:] == (1, 1))
+    outs, ins = weight.shape[:2]
+    images = torch.randn(1, ins, 3, 3)
     others = {
         "of the other layout": OPS.pointwise_pack(laid(images, not inside), weight),
         "of other weights": OPS.pointwise_pack(laid(images, inside), torch.randn_like(weight)),
-        "of more outputs": OPS.pointwise_pack(laid(images, inside), torch.randn(OUT + 1, MIDDLE, 1, 1)),
+        "of more outputs": OPS.pointwise_pack(laid(images, inside), torch.randn(outs + 1, ins, 1, 1)),
         "of fewer inputs": OPS.pointwise_pack(laid(images[:, 1:], inside), weight[:, 1:]),
-        "turned": OPS.pointwise_pack(laid(torch.randn(1, OUT, 3, 3), inside), weight.transpose(0, 1).contiguous()),
+        "turned": OPS.pointwise_pack(laid(torch.randn(1, outs, 3, 3), inside), weight.transpose(0, 1).contiguous()),
         "of other numbers": torch.randn(max(right.numel(), 1)),
         "of nothing": torch.empty(0),
         "of every second number": torch.stack([right, right], 1).flatten()[::2]
@@ -240,7 +246,7 @@ def test_packed_weights_of_another_kind_are_not_used(name, inside):
         "elsewhere": right.to("meta"),
     }
     for what, other in others.items():
-        check_call(operator, parts, what, replaced(arguments, PACKED[name], other))
+        check_call(operator, parts, what, replaced(arguments, at, other))
 
 
 @each_layout
@@ -260,7 +266,7 @@ def test_packing_refuses_what_is_no_pointwise_weight(inside):
 def test_weights_in_any_order_are_packed_alike(name):
     operator, parts, arguments = CALLS[name]()
     for at, argument in enumerate(arguments):
-        if isinstance(argument, torch.Tensor) and argument.dim() > 1 and at != PACKED[name]:
+        if isinstance(argument, torch.Tensor) and argument.dim() > 1 and at not in PACKED[name]:
             turned = argument.transpose(0, 1).contiguous().transpose(0, 1)
             assert not check_call(operator, parts, f"argument {at} turned", replaced(arguments, at, turned))
             assert not check_call(
