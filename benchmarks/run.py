@@ -8,6 +8,7 @@ python benchmarks/targets.py FILE            what a result file reached
 python benchmarks/chart.py FILE              its chart
 python benchmarks/memory.py                  the memory of training steps
 python benchmarks/networks.py                a trained network
+python benchmarks/inverted.py                inverted residuals in one call, and by their parts
 
 `omniconv bench` is the same without the file and the targets, and has more options.
 """

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import omniconv
+from omniconv.core.library import absent
 from tolerance import assert_close
 
 efficientnet = pytest.importorskip("efficientnet_lite_pytorch")
@@ -162,3 +163,15 @@ def test_what_is_used_elsewhere_too_is_not_fused():
     found = list(importlib.import_module("fusing").chains(graph))
     assert [[node.name for node in chain.nodes] for chain in found] == [["across"], ["strided"]]
     assert_close(networks.fused(graph)(x), model(x))
+
+
+@pytest.mark.skipif(bool(absent()), reason=absent())
+def test_one_call_of_each_inverted_residual_is_set_beside_its_parts(monkeypatch, capsys):
+    inverted = importlib.import_module("inverted")
+    assert inverted.main(["--seconds", "0.01"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 2 * len(inverted.BLOCKS)
+    assert all(float(cell) > 0 for row in rows for cell in row.split("|")[2:5])
+    right = inverted.calls_of
+    monkeypatch.setattr(inverted, "calls_of", lambda *given: {**right(*given), "one": lambda: torch.zeros(1)})
+    assert inverted.main(["--seconds", "0.01"]) == 1
