@@ -159,8 +159,9 @@ struct DynamicKernelGradient {
       const int64_t some = least(block, channels - c), first = tile.head * channels + c;
       DynamicPack<T, WAY>{call.input, tile}.by_places(packed, pitch, first, some);
       DynamicPack<T, WAY>{grad, own}.by_places(outputs, plan.pitch, first, some);
-      plan.each_row(tile, 1, arena, [&](const TapTable& taps, const OutputRow& row) {
-        correlate(taps, row, outputs, packed, some, gradients, c > 0);
+      plan.each_rows(tile, plan.kept(tile, gradients), 1, arena, [&](const TapTable& taps, const OutputRows& rows) {
+        for (int64_t row = 0; row < rows.rows; ++row)
+          correlate(taps, rows.number(row), outputs, packed, some, gradients, c > 0);
       });
     }
     if (call.softmax) {

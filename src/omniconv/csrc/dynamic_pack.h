@@ -109,6 +109,13 @@ struct DynamicPack {
           const T* source = begin + offset;
           float* own = to + place * lanes;
           step *= from.axis[2];
+          if (from.channel == 1 && channels == V && lanes == V) {
+            for (int64_t p = 0; p < count; ++p) {
+              fetch(source + p * step + V);
+              store(own + p * V, load(source + p * step));
+            }
+            return;
+          }
           if (from.channel == 1) {
             for (int64_t p = 0; p < count; ++p, source += step, own += lanes)
               for (int64_t v = 0; v < lanes; v += V) {

@@ -91,10 +91,16 @@ struct DynamicTile {
   int64_t positions() const { return axis[0].positions * axis[1].positions * row(); }
 };
 
+// Numbers of kernels, and how far apart those of neighbouring taps and of neighbouring positions of a tile are.
+struct Kept {
+  const float* at;
+  int64_t tap[3], position[3];
+};
+
 // The taps of one class of outputs: offsets of their sources and of their kernels. They come in rows of `row`, whose
-// sources are `hop` apart.
+// sources are `hop` apart; the kernels of neighbouring outputs are `apart`.
 struct TapTable {
-  int64_t count, row, hop;
+  int64_t count, row, hop, apart;
   const int64_t *source, *weight;
 };
 
@@ -104,7 +110,22 @@ struct OutputRow {
   int64_t source, weight;      // what is added to the offsets of its taps
 };
 
-constexpr int64_t LEAST_TILES = 16;  // of a call, where there is enough to do
+// Rows of the kind, each below the one before.
+struct OutputRows {
+  OutputRow first;
+  int64_t rows, down, source_down, weight_down;
+
+  OutputRow number(int64_t row) const {
+    OutputRow own = first;
+    own.at[1] += row * down;
+    own.source += row * source_down;
+    own.weight += row * weight_down;
+    return own;
+  }
+};
+
+constexpr int64_t LEAST_TILES = 8;  // of a call, where there is enough to do
+constexpr int64_t ROWS = 4;         // at a time
 
 template <Way WAY>
 struct DynamicPlan {
@@ -168,10 +189,17 @@ struct DynamicPlan {
     return whole_lines(met * int64_t(sizeof(Met))) + 2 * whole_lines(taps * 8);
   }
 
-  // Calls each(table, row) for every row of every class of a tile. A source has `unit` floats.
+  // A tile's kernels, packed tap by tap.
+  Kept kept(const DynamicTile<WAY>& tile, const float* at) const {
+    const int64_t row = problem.axis[2].taps * pitch, line = tile.row();
+    return {at, {problem.axis[1].taps * row, row, pitch}, {tile.axis[1].positions * line, line, 1}};
+  }
+
+  // Calls each(table, rows) for some rows of every class of a tile at a time. A source has `unit` floats.
   template <class Each>
-  void each_row(const DynamicTile<WAY>& tile, int64_t unit, Arena arena, const Each& each) const {
+  void each_rows(const DynamicTile<WAY>& tile, const Kept& kernels, int64_t unit, Arena arena, const Each& each) const {
     const auto& axis = tile.axis;
+    const auto &tap_step = kernels.tap, &step = kernels.position;
     Met* met[3];
     met[0] = arena.take<Met>(problem.axis[0].taps + problem.axis[1].taps + problem.axis[2].taps);
     met[1] = met[0] + problem.axis[0].taps;
@@ -184,25 +212,27 @@ struct DynamicPlan {
         const Class of_height = axis[1].class_of(height, met[1]);
         for (int64_t width = 0; width < classes(2); ++width) {
           const Class of_width = axis[2].class_of(width, met[2]);
-          TapTable table{0, of_width.taps, 0, source, weight};
+          TapTable table{0, of_width.taps, 0, step[2], source, weight};
           for (int64_t z = 0; z < of_depth.taps; ++z)
             for (int64_t y = 0; y < of_height.taps; ++y)
               for (int64_t x = 0; x < of_width.taps; ++x) {
                 const Met &a = met[0][z], &b = met[1][y], &c = met[2][x];
-                const int64_t tap = (a.tap * problem.axis[1].taps + b.tap) * problem.axis[2].taps + c.tap;
                 source[table.count] = unit * ((a.source * axis[1].packed() + b.source) * axis[2].packed() + c.source);
-                weight[table.count++] =
-                    tap * pitch + (a.weight * axis[1].positions + b.weight) * tile.row() + c.weight;
+                weight[table.count++] = a.tap * tap_step[0] + b.tap * tap_step[1] + c.tap * tap_step[2] +
+                                        a.weight * step[0] + b.weight * step[1] + c.weight * step[2];
               }
           if (of_width.taps > 1) table.hop = unit * (met[2][1].source - met[2][0].source);
           for (int64_t z = 0; z < of_depth.count; ++z)
-            for (int64_t y = 0; y < of_height.count; ++y)
-              each(table, OutputRow{{of_depth.first + z * axis[0].period(), of_height.first + y * axis[1].period(),
-                                     of_width.first},
-                                    axis[2].period(),
-                                    of_width.count,
-                                    unit * (z * axis[1].packed() + y) * axis[2].packed(),
-                                    (z * axis[1].positions + y) * tile.row()});
+            for (int64_t y = 0; y < of_height.count; y += ROWS) {
+              const OutputRow row{{of_depth.first + z * axis[0].period(), of_height.first + y * axis[1].period(),
+                                   of_width.first},
+                                  axis[2].period(),
+                                  of_width.count,
+                                  unit * (z * axis[1].packed() + y) * axis[2].packed(),
+                                  z * step[0] + y * step[1]};
+              each(table, OutputRows{row, least(of_height.count - y, ROWS), axis[1].period(),
+                                     unit * axis[2].packed(), step[1]});
+            }
         }
       }
     }

@@ -3,6 +3,8 @@
 // change from position to position. Lanes of a vector are neighbouring positions, or the channels of a head.
 #pragma once
 
+#include <utility>
+
 #include "dynamic_weights.h"
 
 namespace omniconv {
@@ -10,7 +12,8 @@ namespace {
 
 constexpr int64_t SUM_CHANNELS = 8;         // of a block whose lanes are positions
 constexpr int64_t SUM_LANES = 4 * V;        // of a block whose lanes are channels
-constexpr int64_t SLIDING_TAPS = 12;          // taps of a row for which sources are better shared by positions
+constexpr int64_t SLIDING_TAPS = 12;        // taps of a row for which sources are better shared by positions
+constexpr int UNROLLED_TAPS = 7;            // and those of shorter, odd rows, whose loops are unrolled
 constexpr int64_t SUM_WEIGHTS = 1 << 14;    // floats of kernels of a tile, so that they stay in a cache
 constexpr int64_t SUM_PACKED = 1 << 15;     // and of sources
 constexpr int64_t HALO_WEIGHTS = 1 << 16;   // where kernels around a tile are needed too
@@ -99,24 +102,16 @@ void sum_rows(const TapTable& taps, const float* weights, const float* sources, 
 }
 #endif
 
-// M positions, N vectors of channels, of which the last has `last`.
-template <int M, int N, class U>
-void sum_channels(const TapTable& taps, const float* weights, const float* sources, const float* bias,
-                  const SumsTo<U>& to, int64_t last) {
-  vec sum[M][N];
+template <int M, int N>
+OMNICONV_INLINE void begin_channels(vec (&sum)[M][N], const float* bias) {
 #pragma GCC unroll 14
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) sum[m][n] = load(bias + n * V);
-  for (int64_t tap = 0; tap < taps.count; ++tap) {
-    const float *weight = weights + taps.weight[tap], *source = sources + taps.source[tap];
-#pragma GCC unroll 14
-    for (int m = 0; m < M; ++m) {
-      const vec factor = splat(weight[m]);
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sum[m][n] += factor * load(source + (m * N + n) * V);
-    }
-  }
+}
+
+template <int M, int N, class U>
+OMNICONV_INLINE void end_channels(const vec (&sum)[M][N], const SumsTo<U>& to, int64_t last) {
 #pragma GCC unroll 14
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -126,30 +121,54 @@ void sum_channels(const TapTable& taps, const float* weights, const float* sourc
     }
 }
 
+// M positions, N vectors of channels, of which the last has `last`.
+template <int M, int N, class U>
+void sum_channels(const TapTable& taps, const float* weights, const float* sources, const float* bias,
+                  const SumsTo<U>& to, int64_t last) {
+  vec sum[M][N];
+  begin_channels(sum, bias);
+  for (int64_t tap = 0; tap < taps.count; ++tap) {
+    const float *weight = weights + taps.weight[tap], *source = sources + taps.source[tap];
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m) {
+      const vec factor = splat(weight[m * taps.apart]);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sum[m][n] += factor * load(source + (m * N + n) * V);
+    }
+  }
+  end_channels(sum, to, last);
+}
+
+// The sources of a row of taps as they follow each other, and the kernels beside them: that of tap number t and the m-th
+// output is at[t * step + m * apart].
+struct Sliding {
+  int64_t turn, step;  // turn: the tap that comes first
+
+  explicit Sliding(const TapTable& taps)
+      : turn(taps.hop > 0 ? 0 : taps.row - 1), step((taps.weight[1] - taps.weight[0]) * (taps.hop > 0 ? 1 : -1)) {}
+};
+
 // As sum_channels, where the sources of a row of taps lie side by side: a source that was loaded serves every position
 // that meets it, each at another tap.
 template <int M, int N, class U>
 void slide_channels(const TapTable& taps, const float* weights, const float* sources, const float* bias,
                     const SumsTo<U>& to, int64_t last) {
   vec sum[M][N];
-#pragma GCC unroll 14
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) sum[m][n] = load(bias + n * V);
-  const int64_t sign = taps.hop > 0 ? 1 : -1, turn = sign > 0 ? 0 : taps.row - 1;  // so that sources follow each other
-  const int64_t step = (taps.weight[1] - taps.weight[0]) * sign;
+  begin_channels(sum, bias);
+  const Sliding slide(taps);
+  const int64_t across = taps.apart - slide.step;
   for (int64_t row = 0; row < taps.count; row += taps.row) {
-    const float* source = sources + taps.source[row + turn];
-    const float* weight = weights + taps.weight[row + turn];
+    const float* source = sources + taps.source[row + slide.turn];
+    const float* weight = weights + taps.weight[row + slide.turn];
     const auto meet = [&](int64_t place, int64_t first, int64_t end) {
       vec value[N];
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) value[n] = load(source + (place * N + n) * V);
-      const float* own = weight + place * step;
+      const float* own = weight + place * slide.step;
 #pragma GCC unroll 14
       for (int m = 0; m < M; ++m) {
         if (m < first || m >= end) continue;
-        const vec factor = splat(own[m * (1 - step)]);
+        const vec factor = splat(own[m * across]);
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sum[m][n] += factor * value[n];
       }
@@ -159,13 +178,54 @@ void slide_channels(const TapTable& taps, const float* weights, const float* sou
     for (; place < taps.row; ++place) meet(place, 0, M);
     for (; place < taps.row + M - 1; ++place) meet(place, place - taps.row + 1, M);
   }
-#pragma GCC unroll 14
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      U* own = to.at + m * to.pitch + n * V;
-      n == N - 1 ? store_count(own, sum[m][n], last) : store(own, sum[m][n]);
+  end_channels(sum, to, last);
+}
+
+// The same for rows of K taps. DENSE: the kernels of neighbouring outputs lie side by side, so that one pointer serves
+// a tap. Otherwise one walks from each number to the next: so many offsets would not stay in registers.
+template <int K, bool DENSE, int M, int N, class U>
+void slide_unrolled(const TapTable& taps, const float* weights, const float* sources, const float* bias,
+                    const SumsTo<U>& to, int64_t last) {
+  vec sum[M][N];
+  begin_channels(sum, bias);
+  const Sliding slide(taps);
+  const int64_t across = taps.apart - slide.step;
+  for (int64_t row = 0; row < taps.count; row += K) {
+    const float* source = sources + taps.source[row + slide.turn];
+    const float* weight = weights + taps.weight[row + slide.turn];
+    const float* tap[K];
+    if (DENSE) {
+#pragma GCC unroll 8
+      for (int t = 0; t < K; ++t) {
+        tap[t] = weight + t * slide.step;
+        keep(tap[t]);
+      }
     }
+#pragma GCC unroll 20
+    for (int place = 0; place < K + M - 1; ++place) {
+      vec value[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) value[n] = load(source + (place * N + n) * V);
+      const int first = place < K ? 0 : place - K + 1, end = place < M ? place + 1 : M;
+      const float* own = weight;
+      if (!DENSE) {
+        own += first * taps.apart;
+        keep(own);
+      }
+#pragma GCC unroll 14
+      for (int m = first; m < end; ++m) {
+        const vec factor = splat(DENSE ? tap[place - m][m] : *own);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) sum[m][n] += factor * value[n];
+        if (!DENSE) {
+          own += across;
+          keep(own);
+        }
+      }
+      if (!DENSE && place < K - 1) weight += slide.step;
+    }
+  }
+  end_channels(sum, to, last);
 }
 
 constexpr int most_places(int channels) { return channels <= 2 ? 4 : channels <= 4 ? 2 : 1; }
@@ -177,6 +237,12 @@ constexpr int most_slid(int vectors) {
   return some < 8 ? some : 8;
 }
 
+// Positions of an unrolled row.
+constexpr int most_unrolled(int vectors) {
+  constexpr int WIDE[5] = {0, 14, 14, 7, 6}, NARROW[5] = {0, 12, 6, 3, 2};
+  return MAX_TILE == 14 ? WIDE[vectors] : NARROW[vectors];
+}
+
 template <class U>
 struct SumTiles {
   using Places = void (*)(const TapTable&, const float*, const float*, int64_t, const float*, const SumsTo<U>&,
@@ -184,6 +250,8 @@ struct SumTiles {
   using Channels = void (*)(const TapTable&, const float*, const float*, const float*, const SumsTo<U>&, int64_t);
   Places places[SUM_CHANNELS + 1][5];
   Channels channels[9][5], slid[9][5];
+  // By taps of a row; whether neighbours' kernels lie side by side; vectors; most_unrolled positions, or half of them.
+  Channels unrolled[UNROLLED_TAPS + 1][2][5][2];
 
   template <int C, int P>
   constexpr void fill_places() {
@@ -215,7 +283,22 @@ struct SumTiles {
     }
   }
 
-  constexpr SumTiles() : places{}, channels{}, slid{} {
+  template <int K, int N>
+  constexpr void fill_unrolled() {
+    constexpr int M = most_unrolled(N);
+    unrolled[K][0][N][0] = slide_unrolled<K, false, M, N, U>;
+    unrolled[K][0][N][1] = slide_unrolled<K, false, M / 2, N, U>;
+    unrolled[K][1][N][0] = slide_unrolled<K, true, M, N, U>;
+    unrolled[K][1][N][1] = slide_unrolled<K, true, M / 2, N, U>;
+    if constexpr (N > 1) {
+      fill_unrolled<K, N - 1>();
+    } else if constexpr (K > 3) {
+      fill_unrolled<K - 2, 4>();
+    }
+  }
+
+  constexpr SumTiles() : places{}, channels{}, slid{}, unrolled{} {
+    fill_unrolled<UNROLLED_TAPS, 4>();
     fill_places<SUM_CHANNELS, most_places(SUM_CHANNELS)>();
     fill_channels<most_positions(4), 4>();
     fill_slid<most_slid(4), 4>();
@@ -232,7 +315,8 @@ struct DynamicSums {
   const T* bias;  // or null
   const Host& host;
   int64_t channels;
-  bool across;  // lanes are channels
+  bool across;   // lanes are channels
+  bool in_place; // kernels are read where they lie
   int64_t block, lanes;
   DynamicPlan<WAY> plan;
   int64_t pitch;  // between packed channels
@@ -245,21 +329,25 @@ struct DynamicSums {
         host(host_),
         channels(call.problem.wide),
         across(lanes_are_channels()),
+        in_place(across && DynamicWeights<T, WAY>::lie_ready(call)),
         block(least(channels, across ? SUM_LANES : SUM_CHANNELS)),
         lanes(whole_vectors(block)),
-        plan(call, WAY == Way::GATHER ? SUM_WEIGHTS : HALO_WEIGHTS, SUM_PACKED / (across ? lanes : block)),
+        plan(call, in_place ? INT64_MAX : WAY == Way::GATHER ? SUM_WEIGHTS : HALO_WEIGHTS, SUM_PACKED / (across ? lanes : block)),
         pitch(odd_lines(plan.packed + 2 * V)) {}
 
+  // Also where they are turned on the way: sources of a kernel of several rows are met so often that it pays.
   bool lanes_are_channels() const {
-    const int64_t width = outputs_of<WAY>(call.problem.axis[2]);
+    const Axis* axis = call.problem.axis;
+    const int64_t width = outputs_of<WAY>(axis[2]);
     if (2 * channels < V) return false;
-    return from.channel == 1 || width == 1 || (2 * width < V && width < channels);
+    return from.channel == 1 || width == 1 || axis[0].taps * axis[1].taps > 1 || (2 * width < V && width < channels);
   }
 
+  int64_t weight_floats() const { return in_place ? 0 : plan.weight_floats(); }
   int64_t packed_floats() const { return across ? plan.packed * lanes : block * pitch + V; }
-  int64_t row_floats() const { return (whole_vectors(plan.count[2]) + V) * (across ? lanes : block); }
+  int64_t row_floats() const { return (whole_vectors(plan.count[2]) + V) * (across ? ROWS * lanes : block); }
   int64_t scratch() const {
-    return whole_lines(plan.weight_floats() * 4) + whole_lines(packed_floats() * 4) + whole_lines(row_floats() * 4) +
+    return whole_lines(weight_floats() * 4) + whole_lines(packed_floats() * 4) + whole_lines(row_floats() * 4) +
            whole_lines(SUM_LANES * 4) + plan.table_bytes();
   }
 
@@ -280,11 +368,12 @@ struct DynamicSums {
 
   void sum(const DynamicTile<WAY>& tile) const {
     Arena arena{static_cast<char*>(host.scratch(scratch()))};
-    const DynamicWeights<T, WAY> weights{plan, tile, arena.take<float>(plan.weight_floats())};
+    const DynamicWeights<T, WAY> weights{plan, tile, arena.take<float>(weight_floats())};
     float* packed = arena.take<float>(packed_floats());
     float* row_sums = arena.take<float>(row_floats());
     float* added = arena.take<float>(SUM_LANES);
-    weights.read();
+    if (!in_place) weights.read();
+    const Kept kernels = in_place ? weights.in_place() : plan.kept(tile, weights.at);
     const DynamicPack<T, WAY> pack{from, tile};
     for (int64_t c = 0; c < channels; c += block) {
       const int64_t some = least(block, channels - c), first = tile.head * channels + c;
@@ -292,13 +381,14 @@ struct DynamicSums {
       if (across) {
         const int64_t width = whole_vectors(some);
         pack.by_channels(packed, width, first, some);
-        plan.each_row(tile, width, arena, [&](const TapTable& taps, const OutputRow& row) {
-          sum_across(taps, row, weights.at, packed, added, row_sums, tile.sample, first, some);
+        plan.each_rows(tile, kernels, width, arena, [&](const TapTable& taps, const OutputRows& rows) {
+          sum_across(taps, rows, kernels.at, packed, added, row_sums, tile.sample, first, some);
         });
       } else {
         pack.by_places(packed, pitch, first, some);
-        plan.each_row(tile, 1, arena, [&](const TapTable& taps, const OutputRow& row) {
-          sum_along(taps, row, weights.at, packed, added, row_sums, tile.sample, first, some);
+        plan.each_rows(tile, kernels, 1, arena, [&](const TapTable& taps, const OutputRows& rows) {
+          for (int64_t row = 0; row < rows.rows; ++row)
+            sum_along(taps, rows.number(row), kernels.at, packed, added, row_sums, tile.sample, first, some);
         });
       }
     }
@@ -347,37 +437,60 @@ struct DynamicSums {
     }
   }
 
-  // Lanes are channels.
-  void sum_across(const TapTable& taps, const OutputRow& row, const float* weights, const float* packed,
+  // Lanes are channels. Some positions of all rows come before the next, so that rows find the sources that they share
+  // in the nearest cache.
+  void sum_across(const TapTable& taps, const OutputRows& rows, const float* weights, const float* packed,
                   const float* added, float* row_sums, int64_t sample, int64_t first, int64_t some) const {
-    T* output = output_at(sample, first, row);
-    const int64_t step = row.step * to.axis[2], width = whole_vectors(some), vectors = width / V;
-    const auto run = [&](auto* at, int64_t pitch_to, int64_t last) {
+    T* output = output_at(sample, first, rows.first);
+    const int64_t count = rows.first.count, step = rows.first.step * to.axis[2], down = rows.down * to.axis[1];
+    const int64_t width = whole_vectors(some), vectors = width / V;
+    const auto run = [&](auto* at, int64_t pitch_to, int64_t row_to, int64_t last) {
       using U = typename std::remove_pointer<decltype(at)>::type;
-      const bool slides = taps.row >= SLIDING_TAPS && (taps.hop == width || taps.hop == -width);
-      const int64_t most_at_once = slides ? most_slid(int(vectors)) : most_positions(int(vectors));
-      const auto& tiles = slides ? SUM_TILES<U>.slid : SUM_TILES<U>.channels;
-      const int64_t at_once = ceil_div(row.count, ceil_div(row.count, most_at_once));
-      for (int64_t p = 0; p < row.count;) {
-        const int64_t count = least(row.count - p, at_once);
-        tiles[count][vectors](taps, weights + row.weight + p, packed + row.source + p * width, added,
-                                              SumsTo<U>{at + p * pitch_to, pitch_to}, last);
-        p += count;
+      const auto [tile, at_once] = tile_across<U>(taps, width, count);
+      for (int64_t p = 0; p < count; p += at_once) {
+        const int64_t begin = most(least(p, count - at_once), 0);  // the last may begin within the one before
+        for (int64_t row = 0; row < rows.rows; ++row)
+          tile(taps, weights + rows.first.weight + row * rows.weight_down + begin * taps.apart,
+               packed + rows.first.source + row * rows.source_down + begin * width, added,
+               SumsTo<U>{at + row * row_to + begin * pitch_to, pitch_to}, last);
       }
     };
-    if (to.channel == 1) return run(output, step, some - (vectors - 1) * V);
-    run(row_sums, width, V);
+    if (to.channel == 1) return run(output, step, down, some - (vectors - 1) * V);
+    run(row_sums, width, count * width, V);
+    for (int64_t row = 0; row < rows.rows; ++row, output += down, row_sums += count * width)
+      write_turned(output, step, row_sums, count, some);
+  }
+
+  template <class U>
+  std::pair<typename SumTiles<U>::Channels, int64_t> tile_across(const TapTable& taps, int64_t width,
+                                                                 int64_t count) const {
+    const auto& tiles = SUM_TILES<U>;
+    const int64_t vectors = width / V, all = most_unrolled(int(vectors)), half = all / 2;
+    const bool side_by_side = taps.hop == width || taps.hop == -width;
+    if (side_by_side && taps.row % 2 && taps.row <= UNROLLED_TAPS && count >= half) {
+      const bool whole = count >= all;
+      return {tiles.unrolled[taps.row][taps.apart == 1][vectors][!whole], whole ? all : half};
+    }
+    const bool slides = side_by_side && taps.row >= SLIDING_TAPS;
+    const int64_t most_at_once = slides ? most_slid(int(vectors)) : most_positions(int(vectors));
+    const int64_t at_once = ceil_div(count, ceil_div(count, most_at_once));
+    return {(slides ? tiles.slid : tiles.channels)[at_once][vectors], at_once};
+  }
+
+  // Sums of the channels of each position of a row, to where channels lie apart.
+  void write_turned(T* to_row, int64_t step, const float* sums, int64_t count, int64_t some) const {
+    const int64_t width = whole_vectors(some);
     for (int64_t v = 0; v < some; v += V) {
-      const int64_t count = least(some - v, V);
+      const int64_t lanes_here = least(some - v, V);
       int64_t at[V];
       for (int64_t lane = 0; lane < V; ++lane) at[lane] = lane * to.channel;
-      T* own = output + v * to.channel;
+      T* own = to_row + v * to.channel;
       if (step == 1) {
-        unpack_transposed(own, at, row_sums + v, row.count, count, width);
+        unpack_transposed(own, at, sums + v, count, lanes_here, width);
       } else {
-        for (int64_t p = 0; p < row.count; ++p)
-          for (int64_t lane = 0; lane < count; ++lane)
-            narrow(own + at[lane] + p * step, row_sums[p * width + v + lane]);
+        for (int64_t p = 0; p < count; ++p)
+          for (int64_t lane = 0; lane < lanes_here; ++lane)
+            narrow(own + at[lane] + p * step, sums[p * width + v + lane]);
       }
     }
   }

@@ -71,6 +71,23 @@ struct DynamicWeights {
     return static_cast<U*>(predicted.data) + tile.sample * predicted.batch + tile.head * predicted.head;
   }
 
+  // Whether sums can read kernels where they lie.
+  static bool lie_ready(const Dynamic& call) {
+    return WAY == Way::GATHER && sizeof(T) == sizeof(float) && !call.softmax && !call.everywhere;
+  }
+
+  // A tile's kernels there.
+  Kept in_place() const {
+    const Predicted& predicted = call().weights;
+    Kept kept{reinterpret_cast<const float*>(begin_of<const T>(predicted)), {}, {}};
+    for (int i = 0; i < 3; ++i) {
+      kept.tap[i] = predicted.tap[i];
+      kept.position[i] = predicted.position[i];
+      kept.at += tile.axis[i].begin * predicted.position[i];
+    }
+    return kept;
+  }
+
   // A stretch at a time, so that it is normalised while it is in the nearest cache. Positions outside the tensor, which
   // meet nothing but zeros, have any finite numbers.
   void read() const {

@@ -8,8 +8,6 @@
 #include "deformable_sums.h"
 #include "direct_gradient.h"
 #include "direct_sums.h"
-#include "dynamic_gradient.h"
-#include "dynamic_sums.h"
 #include "isa_entries.h"
 #include "planar_gradient.h"
 #include "planar_products.h"
@@ -93,17 +91,6 @@ int64_t deformable_gradient(const Deformable& call, const Planes& grad, const De
   return run(call, grad, wanted, workspace, host);
 }
 
-void dynamic(const Dynamic& call, const View& output, const void* bias, const Host& host) {
-  const auto run = call.input.type == Type::float32 ? dynamic_sums<float> : dynamic_sums<bf16>;
-  run(call, output, bias, host);
-}
-
-int64_t dynamic_gradient(const Dynamic& call, const View& grad, const DynamicGradients& wanted, float* workspace,
-                         const Host& host) {
-  const auto run = call.input.type == Type::float32 ? dynamic_gradient<float> : dynamic_gradient<bf16>;
-  return run(call, grad, wanted, workspace, host);
-}
-
 }  // namespace
 
 #define OMNICONV_NAME(isa) OMNICONV_NAME_(isa)
@@ -116,6 +103,7 @@ const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), OMNICO
                                               separable_gradient, deformable, deformable_gradient,
                                               OMNICONV_ISA::pointwise, OMNICONV_ISA::pack,
                                               OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused,
-                                              OMNICONV_ISA::follow, dynamic, dynamic_gradient};
+                                              OMNICONV_ISA::follow, OMNICONV_ISA::dynamic,
+                                              OMNICONV_ISA::dynamic_gradient};
 
 }  // namespace omniconv

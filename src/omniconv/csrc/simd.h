@@ -191,8 +191,10 @@ OMNICONV_INLINE void keep(vec& value) {
 #endif
 }
 
-// Keeps an index that steps in one register: the compiler would rather compute all its values ahead, and spill them.
+// Keeps an index or an address that steps in one register: the compiler would rather compute all its values ahead, and
+// spill them.
 OMNICONV_INLINE void keep(int64_t& index) { asm("" : "+r"(index)); }
+OMNICONV_INLINE void keep(const float*& at) { asm("" : "+r"(at)); }
 
 // The sum of the lanes.
 OMNICONV_INLINE float total_of(vec value) {
