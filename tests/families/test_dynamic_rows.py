@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels of several rows of taps, whose sums are unrolled for rows of 3, 5 and 7: every width, layout and remainder."""
+"""Kernels of several rows of taps, whose sums are unrolled for rows of 3, 5 and 7: each width, layout, remainder."""
 
 from __future__ import annotations
 

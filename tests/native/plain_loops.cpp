@@ -170,7 +170,33 @@ double activated(Activation activation, double x) {
   return NAN;
 }
 
+double slope(Activation activation, double x) {
+  const double share = activated(Activation::silu, x) / (x == 0 ? 1 : x);  // that of a sigmoid, but at 0
+  const double steep = 2 * std::sqrt(2 / std::acos(-1.0)) * (1 + 3 * 0.044715 * x * x);
+  const double density = std::exp(-x * x / 2) / std::sqrt(2 * std::acos(-1.0));
+  const double tanh_share = x == 0 ? 0.5 : activated(Activation::gelu_tanh, x) / x;
+  switch (activation) {
+    case Activation::none: return 1;
+    case Activation::relu: return x > 0;
+    case Activation::relu6: return x > 0 && x < 6;
+    case Activation::silu: return x == 0 ? 0.5 : share * (1 + x * (1 - share));
+    case Activation::gelu: return std::erfc(-x / std::sqrt(2.0)) / 2 + x * density;
+    case Activation::gelu_tanh: return tanh_share * (1 + x * (1 - tanh_share) * steep);
+    case Activation::hardswish: return x <= -3 ? 0 : x >= 3 ? 1 : x / 3 + 0.5;
+  }
+  return NAN;
+}
+
 }  // namespace
+
+std::vector<Near> plain_back(Activation activation, const Values& grad, const Values& kept) {
+  constexpr double ROUNDING = 4e-6;
+  std::vector<Near> found;
+  for (size_t at = 0; at < grad.size(); ++at)
+    found.push_back({grad[at] * slope(activation, kept[at]),
+                     activation > Activation::relu6 ? ROUNDING * std::fmax(std::abs(grad[at] * kept[at]), 1) : 0});
+  return found;
+}
 
 void plain_follow(std::vector<Near>& numbers, int64_t channels, int64_t positions, const Following& given) {
   constexpr double STEEPEST = 2, ROUNDING = 4e-6;  // of every activation; of their own computation

@@ -44,6 +44,9 @@ struct Following {
   Activation activation;
 };
 
+// The way back through an activation, from what it was computed from or (ReLU, ReLU6) from its result.
+std::vector<Near> plain_back(Activation, const Values& grad, const Values& kept);
+
 // bias + input of each channel through the affine map, the addend and the activation.
 void plain_follow(std::vector<Near>& numbers, int64_t channels, int64_t positions, const Following&);
 

@@ -206,11 +206,44 @@ struct PointwiseTrial : Trial {
     });
   }
 
-  static constexpr Entry<PointwiseTrial> entries[5] = {{"pointwise", &PointwiseTrial::plain_sums},
+  // The way back through an activation, over tensors of the narrow positions.
+  void activation_gradient() {
+    const Layout layout = drawn.by_rows ? Layout::channels_inner : Layout::ordered;
+    const auto tensor = [&] {
+      return Laid(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
+    };
+    Laid kept = tensor(), passed = tensor(), found = tensor();
+    Values backwards(drawn.grad.rbegin(), drawn.grad.rend());
+    kept.fill(drawn.grad);
+    passed.fill(backwards);
+    const int64_t positions = drawn.positions(), channels = drawn.outputs;
+    const int64_t length = drawn.by_rows ? channels : positions;
+    const bool adds = draw.chance(70);
+    const Memory totals(drawn.type, adds ? channels : 0);
+    const ActivationGradient asked{passed.view().data, kept.view().data, found.view().data,
+                                   adds ? totals.data : nullptr, drawn.type,
+                                   drawn.batch * channels * positions / length, length, channels, drawn.by_rows,
+                                   drawn.follows.activation};
+    const Owned workspace = aligned(kernels.activation_gradient(asked, nullptr, host) * 4);
+    kernels.activation_gradient(asked, static_cast<float*>(workspace.get()), host);
+    const std::vector<Near> want = plain_back(drawn.follows.activation, backwards, drawn.grad);
+    std::vector<Near> sums(channels);
+    found.each([&](int64_t number, int64_t at) {
+      answer("gradient", number, drawn.type, found.memory.at(at), want[number]);
+      Near& sum = sums[number / positions % channels];
+      sum.value += want[number].value;
+      sum.error += want[number].error;
+      if (want[number].error) sum.error += 1e-6 * std::abs(want[number].value);
+    });
+    for (int64_t c = 0; adds && c < channels; ++c) answer("total", c, drawn.type, totals.at(c), sums[c]);
+  }
+
+  static constexpr Entry<PointwiseTrial> entries[6] = {{"pointwise", &PointwiseTrial::plain_sums},
                                                        {"pointwise, packed ahead", &PointwiseTrial::packed_sums},
                                                        {"pointwise, changed since", &PointwiseTrial::changed_sums},
                                                        {"pointwise gradient", &PointwiseTrial::gradient},
-                                                       {"follow", &PointwiseTrial::follow}};
+                                                       {"follow", &PointwiseTrial::follow},
+                                                       {"activation gradient", &PointwiseTrial::activation_gradient}};
 };
 
 }  // namespace

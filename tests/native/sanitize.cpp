@@ -130,6 +130,12 @@ bool spoil(Kernels& kernels, const std::string& entry) {
       right->follow(call, host);
       if (call.rows) wrong->run(call.data, host);
     };
+  } else if (entry == "activation_gradient") {
+    kernels.activation_gradient = [](const ActivationGradient& call, float* workspace, const Host& host) {
+      const int64_t floats = right->activation_gradient(call, workspace, host);
+      if (workspace && call.rows) wrong->run(call.to, host);
+      return floats;
+    };
   } else if (entry == "fused") {
     kernels.fused = [](const Fused& call, float* workspace, const Host& host) {
       const int64_t floats = right->fused(call, workspace, host);

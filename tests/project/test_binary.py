@@ -113,7 +113,8 @@ def test_objects_of_an_instruction_set_share_nothing():
         names = {name: shown(file, level) for name, file in files.items()}
         assert not [name for name, file in files.items() if weak(file)]
         assert names["kernels.cpp"] == {f"kernels_{level}", "sums"}
-        assert names["kernels_pointwise.cpp"] == ENTRIES - {"sums"}
+        assert names["kernels_dynamic.cpp"] == {"dynamic", "dynamic_gradient"}
+        assert names["kernels_pointwise.cpp"] == ENTRIES - {"sums"} - names["kernels_dynamic.cpp"]
 
 
 @needs

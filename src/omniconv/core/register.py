@@ -117,6 +117,15 @@ class Plan:
         output = self._watched(tensors)
         return output.squeeze(0) if unbatched else output
 
+    def native(self, input: Any) -> tuple[Native | None, tuple[int, ...] | None]:
+        """The compiled kernel that takes such an input, and its numbers; None where another computes it."""
+        takes = self._native is not None and isinstance(input, Tensor) and input.dim() == self.problem.dim + 2
+        return (self._native, self._flat) if takes and Native.takes(input, self._leaves) else (None, None)
+
+    def portable(self, *tensors: Tensor | None) -> Tensor:
+        """The same through ATen, with gradients of every order, of tensors that were checked."""
+        return self._run(*tensors, *self._arguments(tensors))
+
     def _shortcut(self, tensors: tuple[Tensor | None, ...]) -> Way | None:
         """What computes these tensors, and with which numbers, where only its own checks need to stand between them.
 

@@ -30,32 +30,58 @@ OMNICONV_INLINE vec normal_share(vec x) {
 // Hendrycks & Gimpel's approximation x · sigmoid(2 u), u = √(2/π) (x + 0.044715 x³), and 2 u.
 OMNICONV_INLINE vec twice_tanh(vec x) { return x * (0x1.988454p+0f + 0x1.2444f2p-4f * x * x); }
 
+OMNICONV_INLINE vec sigmoid(vec x) { return 1 / (1 + exponential(-x)); }
+
+// Each with its way back: the gradient of x from that of its result. ReLU and ReLU6, whose results tell enough of x, are
+// given these in its place.
 struct Identity {
   static OMNICONV_INLINE vec of(vec x) { return x; }
+  static OMNICONV_INLINE vec back(vec grad, vec) { return grad; }
 };
 
 struct Relu {
   static OMNICONV_INLINE vec of(vec x) { return clamped(x, 0, __builtin_inff()); }
+  static OMNICONV_INLINE vec back(vec grad, vec found) { return found <= 0 ? vec{} : grad; }
 };
 
 struct Relu6 {
   static OMNICONV_INLINE vec of(vec x) { return clamped(x, 0, 6); }
+  static OMNICONV_INLINE vec back(vec grad, vec found) {
+    const vec above = found <= 0 ? vec{} : grad;
+    return found >= 6 ? vec{} : above;
+  }
 };
 
 struct Silu {
   static OMNICONV_INLINE vec of(vec x) { return x / (1 + exponential(-x)); }
+  static OMNICONV_INLINE vec back(vec grad, vec x) {
+    const vec share = sigmoid(x);
+    return grad * share * (1 + x * (1 - share));
+  }
 };
 
 struct Gelu {
   static OMNICONV_INLINE vec of(vec x) { return x * normal_share(x); }
+  static OMNICONV_INLINE vec back(vec grad, vec x) {
+    const vec density = 0x1.988454p-2f * exponential(-0.5f * x * x);  // 1/√(2π)
+    return grad * (normal_share(x) + x * density);
+  }
 };
 
 struct GeluTanh {
   static OMNICONV_INLINE vec of(vec x) { return x / (1 + exponential(-twice_tanh(x))); }
+  static OMNICONV_INLINE vec back(vec grad, vec x) {
+    const vec share = sigmoid(twice_tanh(x)), steep = 0x1.988454p+0f + 3 * 0x1.2444f2p-4f * x * x;
+    return grad * share * (1 + x * (1 - share) * steep);
+  }
 };
 
 struct Hardswish {
   static OMNICONV_INLINE vec of(vec x) { return x * clamped(x + 3, 0, 6) / 6; }
+  static OMNICONV_INLINE vec back(vec grad, vec x) {
+    const vec between = x <= -3 ? vec{} : grad * (x / 3 + 0.5f);
+    return x >= 3 ? grad : between;
+  }
 };
 
 // Calls run with the type of an activation.

@@ -3,8 +3,6 @@
 // change from position to position. Lanes of a vector are neighbouring positions, or the channels of a head.
 #pragma once
 
-#include <utility>
-
 #include "dynamic_weights.h"
 
 namespace omniconv {
@@ -139,8 +137,8 @@ void sum_channels(const TapTable& taps, const float* weights, const float* sourc
   end_channels(sum, to, last);
 }
 
-// The sources of a row of taps as they follow each other, and the kernels beside them: that of tap number t and the m-th
-// output is at[t * step + m * apart].
+// The sources of a row of taps as they follow each other, and the kernels beside them: that of tap number t and output
+// number m is at[t * step + m * apart].
 struct Sliding {
   int64_t turn, step;  // turn: the tap that comes first
 
@@ -315,8 +313,8 @@ struct DynamicSums {
   const T* bias;  // or null
   const Host& host;
   int64_t channels;
-  bool across;   // lanes are channels
-  bool in_place; // kernels are read where they lie
+  bool across;    // lanes are channels
+  bool in_place;  // kernels are read where they lie
   int64_t block, lanes;
   DynamicPlan<WAY> plan;
   int64_t pitch;  // between packed channels
@@ -332,7 +330,8 @@ struct DynamicSums {
         in_place(across && DynamicWeights<T, WAY>::lie_ready(call)),
         block(least(channels, across ? SUM_LANES : SUM_CHANNELS)),
         lanes(whole_vectors(block)),
-        plan(call, in_place ? INT64_MAX : WAY == Way::GATHER ? SUM_WEIGHTS : HALO_WEIGHTS, SUM_PACKED / (across ? lanes : block)),
+        plan(call, in_place ? INT64_MAX : WAY == Way::GATHER ? SUM_WEIGHTS : HALO_WEIGHTS,
+             SUM_PACKED / (across ? lanes : block)),
         pitch(odd_lines(plan.packed + 2 * V)) {}
 
   // Also where they are turned on the way: sources of a kernel of several rows are met so often that it pays.
@@ -446,11 +445,11 @@ struct DynamicSums {
     const int64_t width = whole_vectors(some), vectors = width / V;
     const auto run = [&](auto* at, int64_t pitch_to, int64_t row_to, int64_t last) {
       using U = typename std::remove_pointer<decltype(at)>::type;
-      const auto [tile, at_once] = tile_across<U>(taps, width, count);
-      for (int64_t p = 0; p < count; p += at_once) {
-        const int64_t begin = most(least(p, count - at_once), 0);  // the last may begin within the one before
+      const AtOnce<U> tile = tile_across<U>(taps, width, count);
+      for (int64_t p = 0; p < count; p += tile.positions) {
+        const int64_t begin = least(p, count - tile.positions);  // the last may begin within the one before
         for (int64_t row = 0; row < rows.rows; ++row)
-          tile(taps, weights + rows.first.weight + row * rows.weight_down + begin * taps.apart,
+          tile.sum(taps, weights + rows.first.weight + row * rows.weight_down + begin * taps.apart,
                packed + rows.first.source + row * rows.source_down + begin * width, added,
                SumsTo<U>{at + row * row_to + begin * pitch_to, pitch_to}, last);
       }
@@ -462,8 +461,13 @@ struct DynamicSums {
   }
 
   template <class U>
-  std::pair<typename SumTiles<U>::Channels, int64_t> tile_across(const TapTable& taps, int64_t width,
-                                                                 int64_t count) const {
+  struct AtOnce {
+    typename SumTiles<U>::Channels sum;
+    int64_t positions;  // at most as many as a row has
+  };
+
+  template <class U>
+  AtOnce<U> tile_across(const TapTable& taps, int64_t width, int64_t count) const {
     const auto& tiles = SUM_TILES<U>;
     const int64_t vectors = width / V, all = most_unrolled(int(vectors)), half = all / 2;
     const bool side_by_side = taps.hop == width || taps.hop == -width;

@@ -1,53 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0
-// omniconv::follow_: what follows a convolution that another library computed, in place and in one pass.
+// omniconv::follow_: what follows a convolution that was computed before, in place and in one pass; and
+// activation_backward: the way back through its activation, with the gradient of a bias before it.
 #include "pointwise.h"
 
 namespace omniconv {
 namespace {
 
-void follow(Tensor output, Tensors norm, double epsilon, MaybeTensor addend, int64_t number) {
-  const Seen seen(output);
-  STD_TORCH_CHECK(seen.dim >= 2, "`output` must have samples and channels");
-  check("output", output, seen.dim);
-  const bool by_rows = !seen.contiguous();
-  const int64_t channels = seen.sizes[1];
-  int64_t step = by_rows ? channels : 1;
-  for (int64_t axis = seen.dim - 1; axis >= 0; --axis) {
-    const bool inner = by_rows && axis == 1;
-    STD_TORCH_CHECK(!by_rows || seen.sizes[axis] == 1 || seen.strides[axis] == (inner ? 1 : step),
-                    "`output` must lie in order, or in channels last without gaps");
-    if (!inner) step *= seen.sizes[axis];
-  }
-  const Norm after("norm", norm, epsilon, channels);
-  if (addend) check("addend", *addend, seen, seen.sizes, seen.dim);
-  Followed call{output.data_ptr(), nullptr, seen.type(), 0, 0, channels, by_rows, after.affine(), activation(number)};
-  const int64_t elements = seen.elements();
-  if (elements == 0) return;
-  MaybeTensor added;
-  if (addend) {
-    const Seen beside(*addend);
-    bool alike = true;
-    for (int64_t axis = 0; axis < seen.dim; ++axis)
-      alike = alike && (seen.sizes[axis] == 1 || beside.strides[axis] == seen.strides[axis]);
-    added = *addend;
-    if (!alike) {
-      Tensor copy = empty(seen.sizes, seen.dim, seen, by_rows);
-      torch::stable::copy_(copy, *addend);
-      added = copy;
+// A tensor of samples and channels whose numbers lie without gaps, as rows.
+struct Rows {
+  Seen seen;
+  bool by_rows;
+  int64_t channels, length, rows;
+
+  Rows(const char* name, const Tensor& tensor) : seen(tensor), by_rows(!seen.contiguous()) {
+    STD_TORCH_CHECK(seen.dim >= 2, "`", name, "` must have samples and channels");
+    check(name, tensor, seen.dim);
+    channels = seen.sizes[1];
+    int64_t step = by_rows ? channels : 1;
+    for (int64_t axis = seen.dim - 1; axis >= 0; --axis) {
+      const bool inner = by_rows && axis == 1;
+      STD_TORCH_CHECK(!by_rows || seen.sizes[axis] == 1 || seen.strides[axis] == (inner ? 1 : step), "`", name,
+                      "` must lie in order, or in channels last without gaps");
+      if (!inner) step *= seen.sizes[axis];
     }
-    call.addend = added->data_ptr();
+    const int64_t elements = seen.elements();
+    length = elements == 0 ? 0 : by_rows ? channels : elements / (seen.sizes[0] * channels);
+    rows = elements == 0 ? 0 : elements / length;
   }
-  call.length = by_rows ? channels : elements / (seen.sizes[0] * channels);
-  call.rows = elements / call.length;
+
+  // Another tensor of the same sizes: itself if it lies alike, else a copy that does.
+  Tensor alike(const Tensor& other) const {
+    const Seen beside(other);
+    bool same = true;
+    for (int64_t axis = 0; axis < seen.dim; ++axis)
+      same = same && (seen.sizes[axis] == 1 || beside.strides[axis] == seen.strides[axis]);
+    if (same) return other;
+    Tensor copy = empty(seen.sizes, seen.dim, seen, by_rows);
+    torch::stable::copy_(copy, other);
+    return copy;
+  }
+};
+
+void follow(Tensor output, Tensors norm, double epsilon, MaybeTensor addend, int64_t number) {
+  const Rows lie("output", output);
+  const Norm after("norm", norm, epsilon, lie.channels);
+  if (addend) check("addend", *addend, lie.seen, lie.seen.sizes, lie.seen.dim);
+  Followed call{output.data_ptr(), nullptr,     lie.seen.type(), lie.rows, lie.length,
+                lie.channels,      lie.by_rows, after.affine(),  activation(number)};
+  if (lie.rows == 0) return;
+  MaybeTensor added;
+  if (addend) call.addend = (added = lie.alike(*addend))->data_ptr();
   kernels().follow(call, host());
+}
+
+std::tuple<Tensor, Tensor> activation_backward(Tensor grad, Tensor kept, int64_t number, bool totals) {
+  const Rows lie("kept", kept);
+  check("grad", grad, lie.seen, lie.seen.sizes, lie.seen.dim);
+  std::tuple<Tensor, Tensor> found(empty(lie.seen.sizes, lie.seen.dim, lie.seen, lie.by_rows), nothing(lie.seen));
+  auto& [of_input, of_bias] = found;
+  if (totals) of_bias = empty(&lie.channels, 1, lie.seen, false);
+  const Tensor from = lie.alike(grad);
+  const ActivationGradient call{from.data_ptr(),      kept.data_ptr(), of_input.data_ptr(),
+                                totals ? of_bias.data_ptr() : nullptr, lie.seen.type(), lie.rows, lie.length,
+                                lie.channels,         lie.by_rows,     activation(number)};
+  const Host threads = host();
+  const Workspace workspace(kernels().activation_gradient(call, nullptr, threads));
+  kernels().activation_gradient(call, workspace.data, threads);
+  return found;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
+  library.def("activation_backward(Tensor grad, Tensor kept, int activation, bool totals) -> (Tensor, Tensor)");
   library.def("follow_(Tensor(a!) output, Tensor[] norm, float epsilon, Tensor? addend, int activation) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) { library.impl("follow_", TORCH_BOX(&follow)); }
+STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) {
+  library.impl("follow_", TORCH_BOX(&follow));
+  library.impl("activation_backward", TORCH_BOX(&activation_backward));
+}
 
 }  // namespace omniconv

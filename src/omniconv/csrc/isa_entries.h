@@ -14,6 +14,7 @@ int64_t pack(const Pointwise&, float* to, const Host&);
 int64_t pointwise_gradient(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
 int64_t fused(const Fused&, float* workspace, const Host&);
 void follow(const Followed&, const Host&);
+int64_t activation_gradient(const ActivationGradient&, float* workspace, const Host&);
 void dynamic(const Dynamic&, const View& output, const void* bias, const Host&);
 int64_t dynamic_gradient(const Dynamic&, const View& grad, const DynamicGradients&, float* workspace, const Host&);
 

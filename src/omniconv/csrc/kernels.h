@@ -76,6 +76,17 @@ struct Followed {
   Activation activation;
 };
 
+// The way back through an activation, of tensors whose numbers lie alike and without gaps, as those of `Followed`.
+struct ActivationGradient {
+  const void *grad, *kept;  // kept: what the activation was computed from, or (ReLU, ReLU6) its result
+  void* to;
+  void* totals;  // of each channel, or null
+  Type type;
+  int64_t rows, length, channels;
+  bool by_rows;
+  Activation activation;
+};
+
 // A depthwise convolution, what follows it, and the pointwise one of that, whose own input stays unset. Before it may
 // stand a pointwise one, with what follows that: the input is then its input, and its output stays unset.
 struct Fused {
@@ -145,6 +156,8 @@ struct Kernels {
   int64_t (*fused)(const Fused&, float* workspace, const Host&);
   // In place, activation(affine(numbers) + addend).
   void (*follow)(const Followed&, const Host&);
+  // to = grad · activation'(…), and its totals; with and without a workspace likewise
+  int64_t (*activation_gradient)(const ActivationGradient&, float* workspace, const Host&);
   // output = bias + Σ kernels of each position · input
   void (*dynamic)(const Dynamic&, const View& output, const void* bias, const Host&);
   // and its gradients, with and without a workspace likewise

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pointwise convolutions, what is fused with them, and what follows others, for one instruction set.
+#include "activation_gradient.h"
 #include "follow_in_place.h"
 #include "fused_sums.h"
 #include "isa_entries.h"
@@ -32,6 +33,21 @@ int64_t fused(const Fused& call, float* workspace, const Host& host) {
 
 void follow(const Followed& call, const Host& host) {
   call.type == Type::float32 ? FollowInPlace<float>(call).run(host) : FollowInPlace<bf16>(call).run(host);
+}
+
+namespace {
+
+template <class T>
+int64_t pass(const ActivationGradient& call, float* workspace, const Host& host) {
+  const GradientPass<T> pass(call);
+  if (workspace) pass.run(workspace, host);
+  return pass.floats();
+}
+
+}  // namespace
+
+int64_t activation_gradient(const ActivationGradient& call, float* workspace, const Host& host) {
+  return (call.type == Type::float32 ? pass<float> : pass<bf16>)(call, workspace, host);
 }
 
 }  // namespace OMNICONV_ISA

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t AT_ONCE = 256;  // positions
 constexpr int64_t LEAST_IN_PLACE = 128;  // of a sample, that are not copied to stand beside those of the next
-constexpr int64_t CROWDED = 64;  // rows so many numbers apart: AT_ONCE lines of one column do not fit their places in the cache
+// Of rows so many numbers apart, AT_ONCE lines of one column do not fit their places in the cache.
+constexpr int64_t CROWDED = 64;
 constexpr int64_t MOST_PARTS = 16;
 constexpr int64_t SUMS_SHARE = 10;  // the parts' sums are at most this part of what is read
 

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
+from omniconv.core.activated import computed, pointwise_at_once
 from omniconv.core.check import TensorCheck
 from omniconv.core.choose import LEAST_TILED_CHANNELS, broad_groups, choose, multiplies_tiles
 from omniconv.core.flat import Flat
@@ -49,6 +51,7 @@ class Followed:
     def __init__(self, problem: ConvProblem) -> None:
         self.problem, self.packing = problem, Packing()
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
+        self.at_once = partial(pointwise_at_once, self._flat)
         self._leaves = tuple(getattr(torch, name) for name in broad_groups(problem))
         self._check = TensorCheck(FAMILY, problem)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
@@ -157,7 +160,9 @@ class _PointwiseConv(Conv):
                 return output
         if residual is not None:
             check_residual(self.problem, input, residual)
-        return follow(super().forward(input), self.norm, residual, self.activation)
+        at_once = None if self._followed is None else self._followed.at_once
+        tensors = input, self.weight, self.bias
+        return computed(self.plan, tensors, self.norm, residual, self.activation, at_once)
 
 
 class PointwiseConv1d(_PointwiseConv):  # noqa: D101  # as its base

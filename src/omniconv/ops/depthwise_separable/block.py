@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omniconv.core.follow import Activation, Norm, activation_of, check_residual, follow, norm_of
+from omniconv.core.activated import computed
+from omniconv.core.follow import Activation, Norm, activation_of, check_residual, norm_of
 from omniconv.core.layer import ConvLayer, PlannedLayer, draw
 from omniconv.core.numbers import boolean, integer
 from omniconv.core.problem import ConvProblem
@@ -17,7 +18,7 @@ from omniconv.core.register import Plan
 from omniconv.ops.conv.layer import from_problem as conv_of
 
 from .cost import parts, tensors
-from .followed import followed
+from .followed import across, followed
 from .weights import renamed
 
 
@@ -69,7 +70,7 @@ class _DepthwiseSeparableConv(PlannedLayer):
         self.norm = norm_of("norm", norm, problem.out_channels, device, dtype)
         self.activation = activation_of("activation", activation)
         self.part_plans = tuple(Plan(part) for part in parts(problem))
-        self._followed = followed(problem)
+        self._followed, self._across = followed(problem), across(problem)
         self.reset_parameters()
 
     @property
@@ -87,14 +88,13 @@ class _DepthwiseSeparableConv(PlannedLayer):
             check_residual(self.problem, input, residual)
         if self._followed is not None and (output := self._followed(self, input, residual)) is not None:
             return output
+        first, last = (self.depthwise_weight, self.depthwise_bias), (self.pointwise_weight, self.bias)
         if self.mid_norm is None and self.mid_activation is None:
-            output = self.plan(input, self.depthwise_weight, self.pointwise_weight, self.bias, self.depthwise_bias)
-        else:
-            depthwise, pointwise = self.part_plans
-            between = depthwise(input, self.depthwise_weight, self.depthwise_bias)
-            between = follow(between, self.mid_norm, None, self.mid_activation)
-            output = pointwise(between, self.pointwise_weight, self.bias)
-        return follow(output, self.norm, residual, self.activation)
+            tensors = input, first[0], *last, first[1]
+            return computed(self.plan, tensors, self.norm, residual, self.activation)
+        depthwise, pointwise = self.part_plans
+        between = computed(depthwise, (input, *first), self.mid_norm, None, self.mid_activation)
+        return computed(pointwise, (between, *last), self.norm, residual, self.activation, self._across)
 
     def to_dense(self) -> ConvLayer:
         """Return the one ordinary convolution that the two amount to; ``norm`` and ``activation`` are not part of it.
