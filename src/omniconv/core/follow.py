@@ -2,8 +2,8 @@
 """What follows a convolution: a norm, an addend, an activation; and whether one compiled call computes it all.
 
 It does in eager inference on a CPU, in float32 and bfloat16, for batch norms that are no longer training and the
-activations below; behind any other convolution of the same types, one pass over its output does. Else each part is
-called by itself, so that gradients, compilers, hooks and profiles see the parts.
+activations below; behind any other convolution of the same types, one pass over its output does. With gradients
+``activated.py`` is asked first. Else each part is called by itself, so that compilers, hooks and profiles see it.
 """
 
 from __future__ import annotations
