@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from omniconv import nn
 from omniconv.core import activated
@@ -20,7 +22,6 @@ pytestmark = pytest.mark.skipif(bool(absent()), reason=absent())
 DTYPES = (torch.float32, torch.bfloat16)
 KINKED = (torch.nn.ReLU, torch.nn.ReLU6, F.relu, F.relu6, torch.relu)
 SMOOTH = (torch.nn.SiLU, torch.nn.GELU, partial(torch.nn.GELU, "tanh"), torch.nn.Hardswish, F.silu, F.gelu)
-TANH = SMOOTH[2]
 
 
 @contextmanager
@@ -48,12 +49,7 @@ def separable(dim, activation, *, bias=True):
     )
 
 
-def plain_separable(dim, activation, *, bias=True):
-    """Nothing between the two: they are one convolution, and the activation follows that."""
-    return getattr(nn, f"DepthwiseSeparableConv{dim}d")(5, 7, 3, padding=1, bias=bias, activation=activation)
-
-
-KINDS = {"pointwise": (pointwise, 1), "separable": (separable, 2), "plain separable": (plain_separable, 1)}
+KINDS = {"pointwise": (pointwise, 1), "separable": (separable, 2)}
 
 
 def tried(kind, dim, activation, dtype, inside, *, bias=True, add=False):
@@ -153,23 +149,95 @@ def test_an_output_changed_in_place_is_noticed():
         output.sum().backward()
 
 
-def test_the_parts_where_someone_looks_at_them():
-    x = whole(2, 5, 4, 4).requires_grad_()
-    hooked = nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU)
-    seen = []
-    hooked.activation.register_forward_hook(lambda *given: seen.append(given))
+def registered(name):
+    """A layer whose activation has a hook of the kind, and what it was called with."""
+    layer, seen = nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU), []
+    getattr(layer.activation, f"register_{name}")(lambda *given: seen.append(given))
+    return layer, seen
+
+
+@pytest.mark.parametrize("name", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_are_called(name):
+    layer, seen = registered(name)
     with counted() as calls:
-        hooked(x)
+        layer(whole(2, 5, 4, 4).requires_grad_()).sum().backward()
+    assert not calls
+    assert len(seen) == 1
+    seen.clear()
+    with torch.nn.modules.module.register_module_full_backward_hook(lambda module, *_: seen.append(type(module))):
+        nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU)(whole(2, 5, 4, 4).requires_grad_()).sum().backward()
+    assert torch.nn.ReLU in seen
+
+
+def test_the_parts_of_what_is_not_recorded_together():
+    x = whole(2, 5, 4, 4).requires_grad_()
+    residual = whole(2, 7, 4, 4)
+    with counted() as calls:
         with torch.autocast("cpu"):
             nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU)(x)
         nn.PointwiseConv2d(5, 7, activation=torch.nn.SiLU(inplace=True))(x).sum().backward()
         nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU).double()(x.double())
         nn.PointwiseConv2d(5, 7, activation=torch.nn.Tanh)(x)
         nn.PointwiseConv2d(5, 7, norm=torch.nn.BatchNorm2d, activation=torch.nn.ReLU)(x)
+        nn.PointwiseConv2d(5, 7, activation=torch.nn.SiLU)(x, residual)
+        nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU)(x, residual.to_sparse())
     assert not calls
-    assert len(seen) == 1
+
+
+def test_errors_name_what_is_wrong():
+    layer, block = nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU), separable(2, torch.nn.ReLU)
     with pytest.raises(ValueError, match="channels"):
-        hooked(whole(2, 4, 4, 4).requires_grad_())
+        layer(whole(2, 4, 4, 4).requires_grad_())
+    with pytest.raises(ValueError, match="must be at least 1"):
+        layer(whole(2, 5, 0, 4).requires_grad_())
+    with pytest.raises(ValueError, match="`residual` shape"):
+        layer(whole(2, 5, 4, 4).requires_grad_(), whole(2, 7, 3, 3))
+    with pytest.raises(ValueError, match="use 3 or more"):
+        nn.DepthwiseSeparableConv2d(5, 7, 3, mid_activation=torch.nn.ReLU)(whole(2, 5, 2, 2).requires_grad_())
+    for own, name in ((layer, "weight"), (block, "depthwise_weight")):
+        for shape in ((7, 6, 1, 1), (3,)):
+            setattr(own, name, torch.nn.Parameter(whole(*shape)))
+            with pytest.raises(ValueError, match="`weight` shape"):
+                own(whole(2, 5, 4, 4).requires_grad_())
+
+
+def test_a_bias_may_change_before_the_way_back():
+    layer, x = nn.PointwiseConv2d(5, 7, activation=torch.nn.ReLU), whole(2, 5, 4, 4).requires_grad_()
+    output = layer(x)
+    with torch.no_grad():
+        layer.bias.add_(1)
+    output.sum().backward()
+    assert_equal(layer.bias.grad, (output > 0).float().sum((0, 2, 3)))
+
+
+class Watching(TorchDispatchMode):
+    """A mode that sees operators run, and keeps what they return."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        tensors = found if isinstance(found, tuple) else (found,)
+        self.kept += [(t, t.clone()) for t in tensors if isinstance(t, torch.Tensor)]
+        return found
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.SiLU])
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpoints_whoever_watches(kind, activation):
+    """A mode on one of the two passes must not change what the other one keeps, nor find its tensors changed."""
+    layer, x = KINDS[kind][0](2, activation), torch.randn(2, 5, 9, 9, requires_grad=True)
+    want = torch.autograd.grad(layer(x).sum(), x)
+    for modes in ((nullcontext(), Watching()), (Watching(), nullcontext())):
+        with counted() as calls, modes[0]:
+            output = checkpoint(layer, x, use_reentrant=False)
+        assert len(calls) == KINDS[kind][1]
+        with modes[1]:
+            assert_close(torch.autograd.grad(output.sum(), x)[0], want[0].double())
+        for tensor, copy_of in next(mode for mode in modes if isinstance(mode, Watching)).kept:
+            assert_equal(tensor, copy_of)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution, what is added to it and its activation, as autograd records them together.
+"""A convolution, what is added to it and its activation, as one step of autograd.
 
-Apart, each keeps and passes a tensor as large as the output. Together the output is activated where it lies, and on
-the way back one pass goes through the activation and adds up the gradient of the bias.
+ReLU, ReLU6 and a sum are computed with the convolution or where its output lies. On the way back one pass goes through
+the activation and adds up the gradient of the bias.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from .follow import NO_NORM, Part, activation_code, follow, follow_at_once, hooked
-from .native import plain, watching
+from .native import mask, plain, through, watching, where
 from .observe import current_listener
 from .register import Plan
 
-RELU, RELU6 = 1, 2  # the highest numbers of activations whose results are kept, not what they were computed from
+RELU6 = 2  # up to this number the result of an activation is kept, beyond it what that was computed from
 
 AtOnce = Callable[..., Tensor]  # of the tensors, what is added, and an activation's number
 
@@ -28,15 +28,6 @@ AtOnce = Callable[..., Tensor]  # of the tensors, what is added, and an activati
 @cache
 def _back() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.ops.omniconv.activation_backward.default._op  # noqa: SLF001
-
-
-def pointwise_at_once(
-    flat: tuple[int, ...], input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, code: int
-) -> Tensor:
-    """A pointwise convolution with what follows it, of weights that will not come again."""
-    numbers = (*flat, code)
-    call = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
-    return call(input, weight, None, bias, *NO_NORM, residual, numbers)
 
 
 def computed(
@@ -47,7 +38,7 @@ def computed(
     activation: Part,
     at_once: AtOnce | None = None,
 ) -> Tensor:
-    """``activation(norm(plan(*tensors)) + residual)``, where nothing computes all of it without gradients.
+    """``activation(norm(plan(*tensors)) + residual)``, called where no inference call computed all of it.
 
     ``at_once`` computes it without a norm, of checked tensors, in one call, where there is such a call.
     """
@@ -58,7 +49,7 @@ def computed(
 def activated(
     plan: Plan, tensors: Sequence[Tensor | None], residual: Tensor | None, activation: Part, at_once: AtOnce | None
 ) -> Tensor | None:
-    """The same without a norm, for a later backward pass; or None where that is of the parts."""
+    """The same without a norm, recorded as one step; None where the parts must be called one by one."""
     input: Any = tensors[0]
     if is_dynamo_compiling() or not torch.is_grad_enabled():
         return None
@@ -70,19 +61,25 @@ def activated(
     native, flat = plan.native(input)
     if native is None or flat is None or input.shape[1] != plan.problem.in_channels:
         return None
-    if current_listener() is not None or not plain(given) or watching() or torch.is_autocast_enabled("cpu"):
+    if current_listener() is not None or not plain(given) or torch.is_autocast_enabled("cpu"):
         return None
     if not any(t is not None and t.requires_grad for t in given):
         return None
-    if any(t is not None and (t.dtype is not input.dtype or not t.is_cpu) for t in given):
+    if any(
+        t is not None and (t.dtype is not input.dtype or t.layout is not torch.strided or not t.is_cpu) for t in given
+    ):
         return None
-    return _Activated.apply((native, plan, flat, activation, code, at_once), residual, *tensors)
+    try:
+        return _Activated.apply((native, plan, flat, activation, code, at_once), residual, *tensors)
+    except (RuntimeError, TypeError):
+        plan.check(*tensors)  # says what is wrong better than a kernel can
+        raise
 
 
 class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, how: tuple[Any, ...], residual: Tensor | None, *tensors: Any) -> Tensor:
-        native, _, flat, activation, code, at_once = ctx.how = how
+        native, plan, flat, activation, code, at_once = ctx.how = how
         kept = None
         if code > RELU6:
             kept = native.call(*tensors, flat)
@@ -91,43 +88,58 @@ class _Activated(torch.autograd.Function):
             output = at_once(*tensors, residual, code)
         else:
             output = native.call(*tensors, flat)
-            follow_at_once(output, NO_NORM, residual, code)
-        ctx.save_for_backward(output if 0 < code <= RELU6 else kept, *tensors)
+            if watching():  # who sees operators run may keep what they return
+                output = output if residual is None else output + residual
+                output = activation(output) if code else output
+            else:
+                follow_at_once(output, NO_NORM, residual, code)
+        at, saved = plan.family.tensor_names.index("bias"), [*tensors]
+        ctx.bias = (at, tensors[at] if code <= RELU6 else None)  # no gradient depends on its numbers, which may change
+        if code <= RELU6:
+            saved[at] = None
+        ctx.save_for_backward(output if 0 < code <= RELU6 else kept, *saved)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        native, plan, flat, _, code, _ = ctx.how
+        (native, plan, flat, activation, code, _), (grad,), (bias, its) = ctx.how, grads, ctx.bias
         kept, *tensors = ctx.saved_tensors
+        tensors[bias] = its if tensors[bias] is None else tensors[bias]
         _, needs_residual, *needed = ctx.needs_input_grad
-        if torch.is_grad_enabled() or not plain((*grads, kept, *tensors)):
-            return None, *_by_parts(ctx.how, kept, tensors, grads[0], ctx.needs_input_grad[1:])
-        grad, bias, totals = grads[0], plan.family.tensor_names.index("bias"), None
-        asked = sum(1 << at for at, need in enumerate(needed) if need)
+        if torch.is_grad_enabled() or not plain((grad, kept, *tensors)):
+            found = _by_parts(plan, activation, code, kept, tensors, grad, (needs_residual, *needed))
+            return None, *found
+        asked, totals = [*needed], None
         if code:
             grad, totals = _back()(grad, kept, code, needed[bias])
-            asked &= ~(1 << bias)
-        found = native.call_backward(grad, *tensors, flat, asked) if asked else tensors
-        gradients = [one if asked >> at & 1 else None for at, one in enumerate(found)]
+            asked[bias] = False
+        gradients: list[Tensor | None] = [None] * len(needed)
+        if any(asked):
+            gradients = where(native.call_backward(grad, *tensors, flat, mask(asked)), asked)
         if code and needed[bias]:
             gradients[bias] = totals
         return None, grad if needs_residual else None, *gradients
 
 
 def _by_parts(
-    how: tuple[Any, ...], kept: Any, tensors: Sequence[Tensor | None], grad: Tensor, needed: Sequence[bool]
+    plan: Plan,
+    activation: Any,
+    code: int,
+    kept: Any,
+    tensors: Sequence[Tensor | None],
+    grad: Tensor,
+    needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients through ATen, with gradients of their own where a graph is asked for."""
-    _, plan, _, activation, code, _ = how
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        own: list[Any] = [t if t is None else t.view_as(t) for t in tensors]
-        output = plan.portable(*own)
-        if code > RELU6:
-            (grad,) = torch.autograd.grad(activation(output), output, grad, create_graph=graph)
-        elif code:
-            flat = (kept <= 0) | (kept >= 6) if code == RELU6 else kept <= 0
-            grad = grad.masked_fill(flat, 0)
-        leaves = [t for t, need in zip(own, needed[1:], strict=True) if need]
-        found = iter(torch.autograd.grad(output, leaves, grad, create_graph=graph) if leaves else ())
-    return [grad if needed[0] else None, *(next(found) if need else None for need in needed[1:])]
+    """The gradients of the residual and the tensors through ATen, with a graph of their own where one is asked for."""
+    if 0 < code <= RELU6:
+        grad = grad.masked_fill((kept <= 0) | (kept >= 6) if code == RELU6 else kept <= 0, 0)
+
+    def convolved(*arguments: Any) -> Tensor:
+        output = plan.portable(*arguments[:-1])
+        return activation(output) if code > RELU6 else output
+
+    asked = needed[1:]
+    found: list[Tensor | None] = [None] * len(tensors)
+    if any(asked):
+        found = through(convolved, tensors, None, grad, asked, graph=torch.is_grad_enabled())
+    return [grad if needed[0] else None, *found]

@@ -44,6 +44,12 @@ _CODES: dict[Any, int] = {
     F.hardswish: 6,
 }
 _GELU = {"none": 4, "tanh": 5}
+_GLOBAL_HOOKS = (
+    modules._global_forward_hooks,  # noqa: SLF001
+    modules._global_forward_pre_hooks,  # noqa: SLF001
+    modules._global_backward_hooks,  # noqa: SLF001
+    modules._global_backward_pre_hooks,  # noqa: SLF001
+)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NO_NORM: Terms = ([], 0.0)
 
@@ -87,7 +93,7 @@ def _pass() -> Callable[..., None] | None:
 
 
 def follow_at_once(output: Tensor, terms: Terms, residual: Tensor | None, code: int) -> None:
-    """The compiled pass over the output of a convolution, where :func:`takes` allows it."""
+    """The compiled pass over the output of a convolution, which nobody else holds."""
     if terms[0] or residual is not None or code:
         _pass()(output, *terms, residual, code)  # type: ignore[misc]  # there is a library where there is a caller
 
@@ -150,10 +156,14 @@ def norm_terms(norm: nn.Module | None, dim: int) -> Terms | None:
 
 def hooked(parts: Sequence[Part]) -> bool:
     """Whether someone waits for the calls of modules among ``parts``."""
-    if modules._global_forward_hooks or modules._global_forward_pre_hooks:  # noqa: SLF001
+    if any(_GLOBAL_HOOKS):
         return True
-    own = [p for p in parts if isinstance(p, nn.Module)]
-    return any(p._forward_hooks or p._forward_pre_hooks or "forward" in vars(p) for p in own)  # noqa: SLF001
+    for part in parts:
+        if isinstance(part, nn.Module) and (
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks  # noqa: SLF001
+        ):
+            return True
+    return any("forward" in vars(part) for part in parts if isinstance(part, nn.Module))
 
 
 def takes(tensors: Sequence[Any], leaves: tuple[torch.dtype, ...] = ()) -> bool:

@@ -91,7 +91,7 @@ class Native:
         )
         library.impl(name, self._autocast, "AutocastCPU")
         torch.library.register_vmap(self.operator, self._mapped, lib=library)
-        biases = _mask([tensor.endswith("bias") for tensor in family.tensor_names])
+        biases = mask([tensor.endswith("bias") for tensor in family.tensor_names])
         count_as(self._through_any, (self.operator, self.raw), (self.backward, self.raw_backward), biases)
 
     def bound(self, problem: ConvProblem, numbers: tuple[Any, ...], flat: tuple[int, ...], recorded: Way) -> list[Way]:
@@ -168,7 +168,7 @@ class Native:
 
     def _differentiate(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[: self.count]
-        return *_where(self.backward(grad, *ctx.saved_tensors, ctx.flat, _mask(needed)), needed), None
+        return *where(self.backward(grad, *ctx.saved_tensors, ctx.flat, mask(needed)), needed), None
 
     def _differentiate_twice(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[: self.count + 1]
@@ -210,7 +210,7 @@ class _Recorded(torch.autograd.Function):
 
             found = through(portable, tensors, flat, grads[0], needed, graph=torch.is_grad_enabled())
         else:
-            found = _where(native.call_backward(grads[0], *tensors, flat, _mask(needed)), needed)
+            found = where(native.call_backward(grads[0], *tensors, flat, mask(needed)), needed)
         return None, *found
 
 
@@ -230,11 +230,13 @@ def _apart(tensors: Sequence[Tensor | None]) -> list[Any]:
     return [t if t is None else t.view_as(t) for t in tensors]
 
 
-def _mask(needed: Sequence[Any]) -> int:
+def mask(needed: Sequence[Any]) -> int:
+    """Bit i for each tensor number i that is needed."""
     return sum(1 << at for at, need in enumerate(needed) if need)
 
 
-def _where(found: Sequence[Tensor], needed: Sequence[Any]) -> list[Tensor | None]:
+def where(found: Sequence[Tensor], needed: Sequence[Any]) -> list[Tensor | None]:
+    """Those of the tensors found that are needed, None in the place of others."""
     return [one if need else None for one, need in zip(found, needed, strict=True)]
 
 

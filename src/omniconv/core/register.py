@@ -122,6 +122,10 @@ class Plan:
         takes = self._native is not None and isinstance(input, Tensor) and input.dim() == self.problem.dim + 2
         return (self._native, self._flat) if takes and Native.takes(input, self._leaves) else (None, None)
 
+    def check(self, *tensors: Tensor | None) -> None:
+        """Raise TypeError or ValueError, which say what is wrong, unless these tensors are the problem's."""
+        self._check(tensors)
+
     def portable(self, *tensors: Tensor | None) -> Tensor:
         """The same through ATen, with gradients of every order, of tensors that were checked."""
         return self._run(*tensors, *self._arguments(tensors))

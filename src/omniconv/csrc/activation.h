@@ -71,6 +71,7 @@ struct Gelu {
 struct GeluTanh {
   static OMNICONV_INLINE vec of(vec x) { return x / (1 + exponential(-twice_tanh(x))); }
   static OMNICONV_INLINE vec back(vec grad, vec x) {
+    x = clamped(x, -30, 30);  // where the slope is 0 and 1; the cube of a larger number may be infinite
     const vec share = sigmoid(twice_tanh(x)), steep = 0x1.988454p+0f + 3 * 0x1.2444f2p-4f * x * x;
     return grad * share * (1 + x * (1 - share) * steep);
   }

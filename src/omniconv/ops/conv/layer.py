@@ -15,7 +15,7 @@ from omniconv.core.register import Plan
 from omniconv.core.streaming import Streaming
 
 from .base import Conv
-from .pointwise import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
+from .pointwise import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d, pointwise_at_once
 
 __all__ = [
     "CausalConv1d",
@@ -33,6 +33,7 @@ __all__ = [
     "conv2d",
     "conv3d",
     "from_problem",
+    "pointwise_at_once",
 ]
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from omniconv.core.activated import computed, pointwise_at_once
+from omniconv.core.activated import AtOnce, computed
 from omniconv.core.check import TensorCheck
 from omniconv.core.choose import LEAST_TILED_CHANNELS, broad_groups, choose, multiplies_tiles
 from omniconv.core.flat import Flat
 from omniconv.core.follow import (
+    NO_NORM,
     Activation,
     Norm,
     Packing,
@@ -40,6 +41,20 @@ from .base import Conv
 CONVS = {2: torch.conv2d, 3: torch.conv3d}
 
 
+def pointwise_at_once(problem: ConvProblem) -> AtOnce | None:
+    """What computes a pointwise problem and what follows it, of weights that will not come again."""
+    if not is_unpadded_pointwise(problem) or not choose(problem).kernel.compiled:
+        return None
+    return partial(_at_once, Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ())))
+
+
+def _at_once(
+    flat: tuple[int, ...], input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, code: int
+) -> Tensor:
+    call = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
+    return call(input, weight, None, bias, *NO_NORM, residual, (*flat, code))
+
+
 def followed(problem: ConvProblem) -> Followed | None:
     """What computes a pointwise problem and what follows it at once, where the compiled kernel takes it."""
     return Followed(problem) if is_unpadded_pointwise(problem) and choose(problem).kernel.compiled else None
@@ -51,7 +66,6 @@ class Followed:
     def __init__(self, problem: ConvProblem) -> None:
         self.problem, self.packing = problem, Packing()
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
-        self.at_once = partial(pointwise_at_once, self._flat)
         self._leaves = tuple(getattr(torch, name) for name in broad_groups(problem))
         self._check = TensorCheck(FAMILY, problem)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
@@ -149,7 +163,7 @@ class _PointwiseConv(Conv):
         super().__init__(in_channels, out_channels, 1, stride, 0, 1, groups, bias, "zeros", device, dtype)
         self.norm = norm_of("norm", norm, self.out_channels, device, dtype)
         self.activation = activation_of("activation", activation)
-        self._followed = followed(self.problem)
+        self._followed, self._recorded = followed(self.problem), pointwise_at_once(self.problem)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         if residual is None and self.norm is None and self.activation is None:
@@ -160,9 +174,8 @@ class _PointwiseConv(Conv):
                 return output
         if residual is not None:
             check_residual(self.problem, input, residual)
-        at_once = None if self._followed is None else self._followed.at_once
         tensors = input, self.weight, self.bias
-        return computed(self.plan, tensors, self.norm, residual, self.activation, at_once)
+        return computed(self.plan, tensors, self.norm, residual, self.activation, self._recorded)
 
 
 class PointwiseConv1d(_PointwiseConv):  # noqa: D101  # as its base

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from omniconv.core.activated import computed
-from omniconv.core.follow import Activation, Norm, activation_of, check_residual, norm_of
+from omniconv.core.follow import Activation, Norm, activation_of, check_residual, follow, norm_of
 from omniconv.core.layer import ConvLayer, PlannedLayer, draw
 from omniconv.core.numbers import boolean, integer
 from omniconv.core.problem import ConvProblem
 from omniconv.core.register import Plan
 from omniconv.ops.conv.layer import from_problem as conv_of
+from omniconv.ops.conv.layer import pointwise_at_once
 
 from .cost import parts, tensors
-from .followed import across, followed
+from .followed import followed
 from .weights import renamed
 
 
@@ -70,7 +71,7 @@ class _DepthwiseSeparableConv(PlannedLayer):
         self.norm = norm_of("norm", norm, problem.out_channels, device, dtype)
         self.activation = activation_of("activation", activation)
         self.part_plans = tuple(Plan(part) for part in parts(problem))
-        self._followed, self._across = followed(problem), across(problem)
+        self._followed, self._recorded = followed(problem), pointwise_at_once(parts(problem)[1])
         self.reset_parameters()
 
     @property
@@ -90,11 +91,11 @@ class _DepthwiseSeparableConv(PlannedLayer):
             return output
         first, last = (self.depthwise_weight, self.depthwise_bias), (self.pointwise_weight, self.bias)
         if self.mid_norm is None and self.mid_activation is None:
-            tensors = input, first[0], *last, first[1]
-            return computed(self.plan, tensors, self.norm, residual, self.activation)
+            output = self.plan(input, first[0], *last, first[1])
+            return follow(output, self.norm, residual, self.activation)
         depthwise, pointwise = self.part_plans
         between = computed(depthwise, (input, *first), self.mid_norm, None, self.mid_activation)
-        return computed(pointwise, (between, *last), self.norm, residual, self.activation, self._across)
+        return computed(pointwise, (between, *last), self.norm, residual, self.activation, self._recorded)
 
     def to_dense(self) -> ConvLayer:
         """Return the one ordinary convolution that the two amount to; ``norm`` and ``activation`` are not part of it.

@@ -7,7 +7,6 @@ An inverted residual is the block behind a pointwise convolution with a norm and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from omniconv.core.activated import AtOnce, pointwise_at_once
 from omniconv.core.check import TensorCheck
 from omniconv.core.choose import broad_groups, choose
 from omniconv.core.flat import Flat
@@ -38,13 +36,6 @@ def inverted(expansion: ConvProblem, block: Followed | None) -> Inverted | None:
     if block is None or expansion.groups != 1 or set(expansion.stride) != {1}:
         return None
     return Inverted(expansion, block) if expansion.out_channels == block.problem.in_channels else None
-
-
-def across(problem: ConvProblem) -> AtOnce | None:
-    """What computes the pointwise part and what follows it at once, where the compiled kernel takes it."""
-    part = parts(problem)[1]
-    flat = Flat(conv.FAMILY.schema, ("zeros",)).pack(conv.FAMILY.numbers(part, ()))
-    return partial(pointwise_at_once, flat) if choose(part).kernel.compiled else None
 
 
 class Given(NamedTuple):
