@@ -171,7 +171,7 @@ def test_sums_are_exact_and_none_is_at_a_kink(problem):
 @needs_kernels
 @pytest.mark.parametrize(
     ("problem", "where"),
-    [("image", "omniconv.ops.conv.pointwise.follow"), ("block", "omniconv.ops.depthwise_separable.block.follow")],
+    [("image", "omniconv.ops.conv.pointwise.computed"), ("block", "omniconv.ops.depthwise_separable.block.computed")],
 )
 def test_inference_is_one_call(problem, where, monkeypatch):
     def parts(*_):
