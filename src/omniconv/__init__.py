@@ -15,6 +15,7 @@ _HOME = {
     "explain": "analysis.explanation.explain",
     "families": "analysis.catalogue",
     "functional": "functional",
+    "models": "models",
     "nn": "nn",
     "profile": "analysis.profiling.profile",
     "receptive_field": "analysis.field.receptive_field",
