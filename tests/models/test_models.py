@@ -12,6 +12,7 @@ import omniconv
 from models.reference import FILE, digest
 from omniconv import models
 from omniconv.models.catalogue import NETWORKS
+from omniconv.models.dropped import Dropped
 from reference_networks import main
 from tolerance import assert_close, assert_equal
 from tree import ROOT
@@ -196,3 +197,15 @@ def test_the_table_counts_what_it_says(capsys):
     with pytest.raises(SystemExit):
         main(["no_such_network"])
     assert "there is no network 'no_such_network'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_dropped_branches_keep_their_mean(share):
+    x, dropped = torch.ones(4000, 3, 1, 1), Dropped(share)
+    found = dropped(x)
+    kept = found[:, 0, 0, 0] != 0
+    assert_equal(found, (x * kept[:, None, None, None]) / (1 - share))
+    assert abs(float(kept.float().mean()) - (1 - share)) < 0.05
+    assert dropped.eval()(x) is x
+    with pytest.raises(ValueError, match="`share`"):
+        Dropped(1.0)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from omniconv.nn import Conv2d, DepthwiseConv2d, Linear
 
+from .dropped import Dropped
+
 CHANNELS, BLOCKS = (96, 192, 384, 768), (3, 3, 9, 3)
 MOST_LEFT_OUT = 0.1  # how often training leaves the branch of the last block out; of earlier ones in proportion
 
@@ -50,15 +52,11 @@ class Block(nn.Module):
             _Moved(0, 3, 1, 2),
         )
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
-        self.left_out = left_out
+        self.dropped = Dropped(left_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to the same."""
-        y: Tensor = self.layer_scale * self.block(x)
-        if self.training and self.left_out:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.left_out
-            y = y * kept.to(y.dtype) / (1 - self.left_out)
-        return x + y
+        return x + self.dropped(self.layer_scale * self.block(x))
 
 
 class ConvNeXt(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from omniconv.nn import Conv2d, DepthwiseConv2d, PointwiseConv2d
 
 from .drawing import draw_for_relu
+from .dropped import Dropped
 
 # Times as wide inside, taps, stride of the first, outputs, blocks
 STAGES = (
@@ -57,17 +58,12 @@ class MBConv(nn.Module):
         layers += [_with_norm(spatial, width), SqueezeExcitation(width, max(inputs // 4, 1))]
         layers.append(_with_norm(PointwiseConv2d(width, outputs, bias=False), outputs, activated=False))
         self.block = nn.Sequential(*layers)
-        self.adds, self.left_out = stride == 1 and inputs == outputs, left_out
+        self.adds, self.dropped = stride == 1 and inputs == outputs, Dropped(left_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to (n, o, ⌈h/s⌉, ⌈w/s⌉)."""
         y: Tensor = self.block(x)
-        if not self.adds:
-            return y
-        if self.training and self.left_out:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.left_out
-            y = y * kept.to(y.dtype) / (1 - self.left_out)
-        return x + y
+        return x + self.dropped(y) if self.adds else y
 
 
 class EfficientNet(nn.Module):

@@ -20,7 +20,7 @@ def _activated(conv: nn.Module, channels: int) -> list[nn.Module]:
 
 
 class Block(nn.Sequential):
-    """1×1 to half of the outputs, 1×3, pooling of a row, 3×1, and 2×1 with a stride that ends the pooling."""
+    """1×1 to half of the outputs, 1×3, a maximum over two rows, 3×1, and 1×2 with a stride of two columns."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         width = outputs // 2
@@ -34,7 +34,7 @@ class Block(nn.Sequential):
 
 
 class EffNet(nn.Module):
-    """Three blocks and a linear map of all positions' means."""
+    """Three blocks and a linear map of the means over all positions, where the paper maps every position of 4×4."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

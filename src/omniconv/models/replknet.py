@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from omniconv.nn import Conv2d, DepthwiseConv2d, PointwiseConv2d
 
+from .dropped import Dropped
+
 TAPS, BLOCKS, CHANNELS, SMALL = (31, 29, 27, 13), (2, 2, 18, 2), (128, 256, 512, 1024), 5
 
 
@@ -53,8 +55,7 @@ class LargeKernel(nn.Module):
         layer = DepthwiseConv2d(conv.in_channels, conv.kernel_size, padding=conv.padding, bias=True).to(large[0].dtype)
         with torch.no_grad():
             layer.weight.copy_(large[0] + F.pad(small[0], (margin,) * 4))
-            assert layer.bias is not None  # noqa: S101
-            layer.bias.copy_(large[1] + small[1])
+            layer.bias = nn.Parameter(large[1] + small[1])
         return layer
 
 
@@ -62,21 +63,6 @@ def _folded(part: nn.Sequential) -> tuple[Tensor, Tensor]:
     conv, norm = (getattr(part, name) for name in ("conv", "bn"))
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-
-
-class Dropped(nn.Module):
-    """In training, a sample's branch is left out as often as ``share``."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, …) to the same."""
-        if not self.training or not self.share:
-            return x
-        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.share
-        return x * kept.to(x.dtype) / (1 - self.share)
 
 
 class Block(nn.Module):

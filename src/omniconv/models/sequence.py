@@ -40,11 +40,9 @@ class Layer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, padded: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
         """(n, l, c) to the same; ``padded`` (n, l, 1) tells places that hold nothing."""
-        y = F.glu(self.linear1(x), -1)
-        if padded is not None:
-            y = y.masked_fill(padded, 0)
+        y = F.glu(self.linear1(x), -1).masked_fill(padded, 0)
         y = self.conv(y.transpose(1, 2)).transpose(1, 2)
         x = self.layer_norms[0](x + self.dropout(self.linear2(y)))
         y = self.fc2(F.relu(self.fc1(x)))
@@ -94,9 +92,8 @@ class Encoder(nn.Module):
         places = torch.cumsum(~padded, 1) * ~padded + self.padding
         table = sinusoids(tokens.shape[1] + self.padding + 1, x)
         x = self.dropout(x + table[places].masked_fill(padded[..., None], 0))
-        masked = padded[..., None] if bool(padded.any()) else None
         for layer in self.layers:
-            x = layer(x, masked)
+            x = layer(x, padded[..., None])
         return x
 
 
