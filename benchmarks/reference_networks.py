@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,31 +16,50 @@ import omniconv
 from omniconv import models
 from omniconv.models.catalogue import NETWORKS
 
+if TYPE_CHECKING:
+    from omniconv.analysis.field.receptive_field import ReceptiveField
+    from omniconv.analysis.profiling.result import Profile
+
 HEAD = ("network", "paper", "parameters", "multiply-adds", "published", "named as", "receptive field", "stride")
 
 
+def is_encoder(name: str) -> bool:
+    """Whether it reads tokens instead of an image."""
+    return name.endswith("_encoder")
+
+
+def counted(name: str) -> tuple[Profile, ReceptiveField]:
+    """What a network costs and sees on an input of the catalogue's size; tensors without data are enough for both."""
+    size, tokens = NETWORKS[name].size, is_encoder(name)
+    model = models.create(name).eval().to("meta")
+    x = torch.empty((1, size) if tokens else (1, 3, size, size), dtype=torch.long if tokens else None, device="meta")
+    field = omniconv.receptive_field(model, x, layers=False, axes=(1,) if tokens else None)
+    return omniconv.profile(model, x, receptive_field=False), field
+
+
+def input_text(name: str) -> str:
+    """The input that it is counted on."""
+    size = NETWORKS[name].size
+    return f"{size} tokens" if is_encoder(name) else f"{size}×{size}"
+
+
+def field_text(name: str, field: ReceptiveField) -> tuple[str, str]:
+    """The size of a receptive field, with what is besides it, and its stride."""
+    size, _, rest = str(field).partition(", stride ")
+    return size.replace("image", "sequence") if is_encoder(name) else size, rest.partition(",")[0]
+
+
 def row(name: str) -> tuple[str, ...]:
-    """One network's line; a field for images alone."""
-    network, model = NETWORKS[name], models.create(name).eval()
-    tokens = name.endswith("_encoder")
-    x = torch.randint(2, 100, (1, network.size)) if tokens else torch.randn(1, 3, network.size, network.size)
-    counted: Any = omniconv.profile(model, x)
-    params = sum(parameter.numel() for parameter in model.parameters())
-    field, stride = "", ""
-    if not tokens:
-        said = str(omniconv.receptive_field(model, x)).splitlines()[0]
-        field, _, rest = said.partition(", stride ")
-        stride = rest.partition(",")[0]
-    size = f"{network.size} tokens" if tokens else f"{network.size}×{network.size}"
+    """One network's line."""
+    network, (found, field) = NETWORKS[name], counted(name)
     return (
         f"`{name}`",
         network.paper,
-        f"{params:,}",
-        f"{counted.macs:,} at {size}",
+        f"{found.params:,}",
+        f"{found.macs:,} at {input_text(name)}",
         network.published,
         network.names,
-        field,
-        stride,
+        *field_text(name, field),
     )
 
 
