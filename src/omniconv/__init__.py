@@ -7,6 +7,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "accelerate": "convert.accelerate.accelerated",
     "bench": "analysis.benchmark.bench",
     "compare": "analysis.comparison.compare",
     "cost": "analysis.cost",

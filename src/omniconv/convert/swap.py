@@ -103,7 +103,7 @@ def swap(model: nn.Module, rules: Mapping[type[nn.Module], Rule] | None = None) 
     for name, module in model.named_modules():
         if any(name.startswith(f"{outer}.") for outer in swapped):
             continue
-        new, why = _replacement(name, module, known, given)
+        new, why = replacement(name, module, known, given)
         if new is not None:
             chosen[id(module)], swapped[name] = new, (type(module).__name__, type(new).__name__)
         elif why:
@@ -121,14 +121,14 @@ def _places(model: nn.Module, chosen: Mapping[int, nn.Module]) -> Iterator[tuple
             yield model.get_submodule(outer), name, chosen[id(module)]
 
 
-def _replacement(
+def replacement(
     name: str, module: nn.Module, known: Mapping[type, type[ConvLayer]], rules: Mapping[type[nn.Module], Rule]
 ) -> tuple[nn.Module | None, str]:
     """What replaces a module, or why a convolution is left as it is ("" where it is no convolution)."""
     rule = rules.get(type(module))
     if rule is not None:
         return _checked(name, module, rule(module)), ""
-    why = _refusal(module, known)
+    why = refusal(module, known)
     if why or type(module) not in known:
         return None, why
     try:
@@ -141,7 +141,8 @@ def _replacement(
     return layer, ""
 
 
-def _refusal(module: nn.Module, known: Mapping[type, type[ConvLayer]]) -> str:
+def refusal(module: nn.Module, known: Mapping[type, type[ConvLayer]]) -> str:
+    """Why a convolution is left as it is, or "" where it is not left, or is none."""
     kind = type(module)
     if kind not in known:
         base = next((k for k in known if isinstance(module, k)), None)

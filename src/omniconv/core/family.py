@@ -141,6 +141,7 @@ class Family:
         outside: operators of others that compute the same, ``aten::convolution``; each to a function from a call's
             arguments by name, shapes for tensors, to the problem it solves, or None where it solves another's.
         benchmarks: the problems that are timed, and what others compute them with.
+        rewrites: whether ``rewrites.py`` says which layers compute several steps of a network at once.
         tensor_names: names of the tensor arguments, in schema order; read from the schema at once, because Dynamo
             cannot trace a property that is computed on first use.
     """
@@ -164,6 +165,7 @@ class Family:
     real_only: bool = False
     outside: Mapping[str, Callable[[Mapping[str, Any]], ConvProblem | None]] = field(default_factory=dict)
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    rewrites: bool = False
     tensor_names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

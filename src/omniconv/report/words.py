@@ -26,6 +26,9 @@ ENGLISH = {
     "small": "at this size the call costs more than the work.",
     "below bound": "it reaches {0} of the machine's bound, so kernel {1!r} is the limit, not the arithmetic.",
     "enlarged": "enlarged",
+    "changes": "{0} layers stand for more, {1} steps need not be computed again",
+    "from float64": "{0} from float64; before {1}; largest number {2}",
+    "not taken": "the network does not take it: {0}",
 }
 
 KOREAN = {
@@ -92,6 +95,28 @@ KOREAN = {
     "slower": "{0} 느리다",
     "memory-bound": "{0} 단계가 메모리에 묶인다.",
     "small": "이 크기에서는 연산보다 호출이 더 비싸다.",
+    "steps": "단계",
+    "layer": "계층",
+    "before": "이전",
+    "after": "이후",
+    "before / after": "이전 / 이후",
+    "changed": "바꾼 것",
+    "changes": "여러 단계를 대신하는 계층 {0}개, 다시 계산할 필요가 없는 단계 {1}개",
+    "exact because": "같은 까닭",
+    "refused": "거절",
+    "left": "그대로 둔 것",
+    "not looked into": "들여다보지 않은 것",
+    "the model": "모델 전체",
+    "layout": "배치 순서",
+    "in order": "순서대로",
+    "channels last": "채널이 마지막",
+    "from float64": "float64와 {0}; 이전 {1}; 가장 큰 수 {2}",
+    "not taken": "모델이 받지 않는 입력: {0}",
+    "the inputs given": "주어진 입력",
+    "random inputs": "무작위 입력",
+    "another batch": "다른 배치",
+    "larger inputs": "더 큰 입력",
+    "inputs of odd sizes": "홀수 크기 입력",
     "below bound": "장치가 허용하는 속도의 {0}에 그친다. 연산량이 아니라 커널 {1!r}이 한계다.",
 }
 

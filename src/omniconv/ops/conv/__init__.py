@@ -196,6 +196,7 @@ FAMILY = Family(
     cost=cost,
     cases=CASES,
     benchmarks=BENCHMARKS,
+    rewrites=True,
     layers=(
         "CausalConv1d",
         "Conv1d",

@@ -79,6 +79,7 @@ FAMILY = Family(
     cost=cost,
     cases=CASES,
     benchmarks=BENCHMARKS,
+    rewrites=True,
     layers=(
         "DepthwiseSeparableConv1d",
         "DepthwiseSeparableConv2d",

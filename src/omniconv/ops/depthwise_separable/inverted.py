@@ -175,3 +175,6 @@ class InvertedResidual2d(_InvertedResidual):  # noqa: D101  # as its base
 class InvertedResidual3d(_InvertedResidual):  # noqa: D101  # as its base
     __doc__ = (_InvertedResidual.__doc__ or "").replace("2d", "3d").replace("56, 56", "8, 8, 8")
     dim = 3
+
+
+INVERTED = {1: InvertedResidual1d, 2: InvertedResidual2d, 3: InvertedResidual3d}

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One layout for a whole graph: inputs are converted once where they come in, and outputs where they leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .reading import mutates
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_innermost(value: Any) -> Any:
+    """An image or volume with its channels innermost; anything else as it is."""
+    if not isinstance(value, Tensor) or value.dim() not in FORMATS:
+        return value
+    return value.contiguous(memory_format=FORMATS[value.dim()])
+
+
+def in_order(value: Any) -> Any:
+    """A tensor with its axes in order, as who reads a network's outputs by ``view`` expects."""
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def with_channels_innermost(graph: fx.GraphModule) -> fx.GraphModule:
+    """The same graph, sharing its modules, that computes with channels innermost and returns what is in order as such.
+
+    ``view`` becomes ``reshape``, where nobody writes to the view: it looks at a tensor of any layout.
+    """
+    names: dict[fx.Node, fx.Node] = {}
+    steps = fx.Graph()
+    found = steps.graph_copy(graph.graph, names, return_output_node=True)
+    assert isinstance(found, tuple)  # noqa: S101  # as it was asked to be
+    value, output = found
+    for old, new in names.items():
+        new.meta = dict(old.meta)
+        if old.op == "placeholder" and len(old.meta.get("shape", ())) in FORMATS and not any(map(mutates, old.users)):
+            _after(steps, new)
+        typed = any(isinstance(argument, torch.dtype) for argument in new.args)
+        if new.op == "call_method" and new.target == "view" and not typed and not any(map(mutates, old.users)):
+            new.target = "reshape"
+    ordered = {names[node]: node for node in output.all_input_nodes if node.meta.get("in_order")}
+    made = {new: steps.call_function(in_order, (new,)) for new in ordered}
+    steps.output(fx.map_arg(value, lambda node: made.get(node, node)))
+    return fx.GraphModule(graph, steps, type(graph).__name__)
+
+
+def _after(steps: fx.Graph, input: fx.Node) -> None:
+    with steps.inserting_after(input):
+        converted = steps.call_function(channels_innermost, (input,))
+    converted.meta = dict(input.meta)
+    input.replace_all_uses_with(converted, lambda user: user is not converted)

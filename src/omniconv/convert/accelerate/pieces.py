@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a model that are made faster each by itself: the whole, or what stands in submodules that no graph shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from .chains import Chains, Change
+from .cleaning import clean
+from .proof import Distance, proved
+from .tracing import trace
+
+MAPS = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001
+LISTS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+@dataclass
+class Piece:
+    """A submodule as a graph.
+
+    Attributes:
+        path: its qualified name, "" for the model itself.
+        graph: its steps as they were.
+        faster: its steps now.
+        changes: the layers that stand for several steps.
+        distances: of each change that was proved.
+        removed: steps that need not be computed again.
+        left: by name, why a convolution or linear map is as it was.
+        doubted: by the name of their last step, why chains must stay as they were.
+    """
+
+    path: str
+    graph: fx.GraphModule
+    faster: fx.GraphModule
+    changes: list[Change] = field(default_factory=list)
+    distances: dict[int, Distance] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    doubted: dict[str, str] = field(default_factory=dict)
+
+    def again(self, doubted: dict[str, str]) -> None:
+        """Take back every change; some must not be made again."""
+        self.doubted |= doubted
+        self.faster, self.changes, self.distances = _copied(self.graph), [], {}
+
+    def full(self, name: str) -> str:
+        """A name in this piece as one in the model."""
+        return f"{self.path}.{name}" if self.path else name
+
+
+def pieces_of(model: nn.Module) -> tuple[list[Piece], dict[str, str]]:
+    """The pieces of a model, and by qualified name why some of it is in none."""
+    found: list[Piece] = []
+    opaque: dict[str, str] = {}
+    _look(model, "", found, opaque, set())
+    return found, opaque
+
+
+def _look(module: nn.Module, path: str, found: list[Piece], opaque: dict[str, str], seen: set[int]) -> None:
+    if id(module) in seen or not any(isinstance(inner, MAPS) for inner in module.modules()):
+        return
+    seen.add(id(module))
+    inside: Iterator[tuple[str, nn.Module]] = module.named_children()
+    if not isinstance(module, LISTS):
+        traced = trace(module)
+        prefix = f"{path}." if path else ""
+        opaque.update({f"{prefix}{name}".removesuffix("."): why for name, why in traced.opaque.items()})
+        if traced.graph is not None:
+            found.append(Piece(path, traced.graph, _copied(traced.graph)))
+            for name in traced.opaque:
+                for child, part in module.get_submodule(name).named_children():
+                    _look(part, f"{prefix}{name}.{child}", found, opaque, seen)
+            return
+    for name, part in inside:
+        _look(part, f"{path}.{name}" if path else name, found, opaque, seen)
+
+
+def _copied(graph: fx.GraphModule) -> fx.GraphModule:
+    """Another graph of the same modules."""
+    steps = fx.Graph()
+    steps.output(steps.graph_copy(graph.graph, {}))
+    return fx.GraphModule(graph, steps)
+
+
+class _Seen(fx.Interpreter):
+    """Notes shapes and types of what each step gives."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        found = super().run_node(n)
+        if isinstance(found, Tensor):
+            n.meta.update(shape=tuple(found.shape), dtype=found.dtype, in_order=found.is_contiguous())
+        return found
+
+
+def rewrite(piece: Piece, inputs: list[Any]) -> None:
+    """Clean the piece's graph and put layers for its chains."""
+    with torch.no_grad():
+        _Seen(piece.faster, garbage_collect_values=True).run(*pytree.tree_map(_own, inputs))
+    piece.removed = clean(piece.faster)
+    chains = Chains(piece.faster, piece.doubted)
+    chains.rewrite()
+    piece.changes, piece.left = chains.changes, chains.left
+
+
+def prove(piece: Piece, inputs: list[Any], dtype: torch.dtype) -> None:
+    """Measure how far each change is from float64."""
+    piece.distances = proved(piece.graph, piece.changes, pytree.tree_map(_own, inputs), dtype)
+
+
+def _own(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def placed(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Arguments of a call in the order of the graph's inputs, defaults included."""
+    left, given = list(args), dict(kwargs)
+    found: list[Any] = []
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            if str(node.target).startswith("**"):
+                found.append({key: given.pop(key) for key in list(given)})
+            elif str(node.target).startswith("*"):
+                found.append(tuple(left))
+                left = []
+            elif left:
+                found.append(left.pop(0))
+            else:
+                found.append(given.pop(str(node.target)) if node.target in given else node.args[0])
+    return found

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a network computes what another does: both beside the same in float64, each with its own rounding.
+
+A result counts as the same where it is no further from float64 than a few times what the original is, whose rounding
+is of the same kind: other orders of the same sums.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from .chains import Change
+
+# Of the original's own distance from float64, and of a type's precision at the largest number.
+TIMES, ROUNDINGS = 8.0, 64.0
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two results are from one in float64, at most over all elements.
+
+    Attributes:
+        ours, theirs: max |Δ| of the new network and of the original.
+        allowed: the largest distance that counts as rounding.
+        largest: the largest number of the result.
+    """
+
+    ours: float
+    theirs: float
+    allowed: float
+    largest: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether they compute the same; never for what is not a number in one of them alone."""
+        return self.ours <= self.allowed
+
+
+def distance(right: Any, theirs: Any, ours: Any) -> Distance:
+    """Of two results from the one in float64; each may be a tensor, or tensors in lists and dictionaries.
+
+    Raises:
+        ValueError: they are not built alike.
+    """
+    (wanted, _), (kept, its), (new, new_how) = (pytree.tree_flatten(value) for value in (right, theirs, ours))
+    if new_how != its or len(wanted) != len(new):
+        raise ValueError(f"it returns {new_how} where the network returns {its}")
+    found = Distance(0.0, 0.0, 0.0, 0.0)
+    for exact, old, now in zip(wanted, kept, new, strict=True):
+        if not isinstance(old, Tensor):
+            continue
+        if not isinstance(now, Tensor) or now.shape != old.shape or now.dtype != old.dtype:
+            raise ValueError(f"it returns {_shape(now)} where the network returns {_shape(old)}")
+        found = _further(found, _of(exact, old, now))
+    return found
+
+
+def _shape(value: Any) -> str:
+    return f"{value.dtype} of {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _of(exact: Tensor, old: Tensor, now: Tensor) -> Distance:
+    if not old.dtype.is_floating_point and not old.dtype.is_complex:
+        return Distance(0.0 if torch.equal(old, now) else float("inf"), 0.0, 0.0, 0.0)
+    if old.numel() == 0:
+        return Distance(0.0, 0.0, 0.0, 0.0)
+    finite = exact.isfinite() & old.isfinite()
+    if not torch.equal(old.isnan(), now.isnan()) or not bool(now[finite].isfinite().all()):
+        return Distance(float("inf"), 0.0, 0.0, 0.0)
+    if not bool(finite.any()):
+        return Distance(0.0, 0.0, 0.0, 0.0)
+    wide = exact[finite].to(torch.complex128 if exact.is_complex() else torch.float64)
+    largest = float(wide.abs().max())
+    theirs, ours = (float((value[finite] - wide).abs().max()) for value in (old, now))
+    return Distance(ours, theirs, TIMES * theirs + ROUNDINGS * torch.finfo(old.dtype).eps * largest, largest)
+
+
+def _further(one: Distance, other: Distance) -> Distance:
+    """The one that is further beyond what is allowed."""
+    return other if other.ours - other.allowed >= one.ours - one.allowed or one.largest == 0 else one
+
+
+def widened(value: Any) -> Any:
+    """Floating tensors in float64, all else as it is."""
+
+    def wide(leaf: Any) -> Any:
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf.double() if floating else leaf
+
+    return pytree.tree_map(wide, value)
+
+
+class Exact(fx.Interpreter):
+    """A graph in float64 that keeps the results which are asked for."""
+
+    def __init__(self, graph: fx.GraphModule, wanted: set[str]) -> None:
+        super().__init__(copy.deepcopy(graph).double(), garbage_collect_values=True)
+        self.wanted, self.kept = wanted, {}  # type: ignore[var-annotated]
+
+    def run_node(self, n: fx.Node) -> Any:
+        found = super().run_node(n)
+        if n.name in self.wanted:
+            self.kept[n.name] = found.clone() if isinstance(found, Tensor) else found
+        return found
+
+
+def proved(
+    graph: fx.GraphModule, changes: Sequence[Change], inputs: Sequence[Any], dtype: torch.dtype
+) -> dict[int, Distance]:
+    """For each change its distance from the steps that it stands for, on what these are given in float64."""
+    wanted = {name for change in changes for name in (change.input, change.other, change.output) if name}
+    with torch.no_grad():
+        exact = Exact(graph, wanted)
+        exact.run(*widened(inputs))
+        return {at: _one(graph, change, exact.kept, dtype) for at, change in enumerate(changes)}
+
+
+def _one(graph: fx.GraphModule, change: Change, kept: Mapping[str, Tensor], dtype: torch.dtype) -> Distance:
+    given = {name: kept[name].to(dtype) for name in (change.input, change.other) if name}
+    theirs = _steps(graph, given, change.output)
+    other = [] if change.other is None else [given[change.other]]
+    if other and change.moved:
+        other = [other[0].permute([change.moved.index(axis) for axis in range(len(change.moved))])]
+    ours = change.module(given[change.input], *other)
+    ours = ours.permute(change.moved) if change.moved else ours
+    exact = kept[change.output]
+    # Inputs are rounded first: what that changes counts for both, and is part of `theirs`.
+    return distance(exact, theirs, ours)
+
+
+def _steps(graph: fx.GraphModule, given: Mapping[str, Tensor], last: str) -> Any:
+    """What the steps up to ``last`` make of some results that are given, in the type that these have."""
+    run, nodes = fx.Interpreter(graph, garbage_collect_values=False), {node.name: node for node in graph.graph.nodes}
+    found: dict[fx.Node, Any] = {nodes[name]: value.clone() for name, value in given.items()}
+
+    def value(node: fx.Node) -> Any:
+        if node not in found:
+            for before in node.all_input_nodes:
+                value(before)
+            run.env = found
+            found[node] = run.run_node(node)
+        return found[node]
+
+    return value(nodes[last])
+
+
+def random_inputs(inputs: Sequence[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
+    """Inputs of the same kind: floating tensors drawn anew by ``change``."""
+
+    def drawn(leaf: Any) -> Any:
+        return change(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return pytree.tree_map(drawn, list(inputs))
+
+
+def variations(inputs: Sequence[Any], generator: torch.Generator) -> Iterator[tuple[str, list[Any]]]:
+    """The inputs, random ones of their sizes, and of another batch and other sizes where they have such axes."""
+
+    def normal(leaf: Tensor, shape: Sequence[int]) -> Tensor:
+        made = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+        return made.to(dtype=leaf.dtype, device=leaf.device)
+
+    yield "the inputs given", list(inputs)
+    yield "random inputs", random_inputs(inputs, lambda leaf: normal(leaf, leaf.shape))
+    if any(isinstance(leaf, Tensor) and leaf.dim() > 2 for leaf in pytree.tree_leaves(inputs)):
+        yield "another batch", random_inputs(inputs, lambda leaf: normal(leaf, (_other(leaf), *leaf.shape[1:])))
+        for name, by in (("larger inputs", 32), ("inputs of odd sizes", 17)):
+            yield name, random_inputs(inputs, lambda leaf, by=by: normal(leaf, _grown(leaf, by)))  # type: ignore[misc]
+
+
+def _other(leaf: Tensor) -> int:
+    return 2 if leaf.shape[0] == 1 else 1
+
+
+def _grown(leaf: Tensor, by: int) -> tuple[int, ...]:
+    return (*leaf.shape[:2], *(size + by for size in leaf.shape[2:])) if leaf.dim() > 2 else tuple(leaf.shape)
+
+
+def module_in_float64(model: nn.Module) -> nn.Module:
+    """A copy that computes in float64."""
+    return copy.deepcopy(model).double()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``accelerate`` puts for a depthwise convolution before a pointwise one, and for an expansion before both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from omniconv.core.chain import Link, Rewrite, Rewriting
+from omniconv.core.layer import ConvLayer
+from omniconv.core.problem import ConvProblem
+
+from .inverted import INVERTED, POINTWISE, SEPARABLE
+
+
+def rewrite(links: Sequence[Link]) -> Rewriting:
+    """The longest beginning of the chain that is one of the family's layers."""
+    if _is_pointwise(links[0]) and _is_block(links[1:3]) and _is_inverted(links):
+        return Rewrite(3, _inverted(links), "one call: what is wide stays in the cache")
+    if _is_block(links[:2]):
+        return Rewrite(2, _separable(links), "one call: what stands between stays in the cache")
+    return "no depthwise convolution stands before a pointwise one"
+
+
+def _problem(link: Link) -> ConvProblem | None:
+    return link.layer.problem if isinstance(link.layer, ConvLayer) else None
+
+
+def _is_pointwise(link: Link) -> bool:
+    problem = _problem(link)
+    if problem is None or problem.transposed or problem.groups != 1:
+        return False
+    unpadded = problem.fixed_pads and not any(map(any, problem.pads()))
+    return unpadded and set(problem.kernel_size) == set(problem.stride) == {1}
+
+
+def _is_block(links: Sequence[Link]) -> bool:
+    """Whether the two are a depthwise separable convolution that is compiled."""
+    if len(links) < 2 or links[0].added or not _is_pointwise(links[1]):
+        return False
+    problem = _problem(links[0])
+    if problem is None or problem.transposed or not 1 < problem.groups == problem.in_channels:
+        return False
+    return problem.fixed_pads and problem.padding_mode == "zeros"
+
+
+def _is_inverted(links: Sequence[Link]) -> bool:
+    expansion, depthwise, pointwise = links[:3]
+    if expansion.added or depthwise.layer.out_channels != depthwise.layer.in_channels:
+        return False
+    if pointwise.activation is not None or pointwise.added == "other":
+        return False
+    return bool(expansion.layer.out_channels != expansion.layer.in_channels)
+
+
+def _separable(links: Sequence[Link]) -> Any:
+    depthwise, pointwise = links[0].layer, links[1].layer
+    made = SEPARABLE[depthwise.dim](
+        depthwise.in_channels,
+        pointwise.out_channels,
+        depthwise.kernel_size,
+        depthwise.stride,
+        depthwise.padding,
+        depthwise.dilation,
+        bias=pointwise.bias is not None,
+        device="meta",
+        multiplier=depthwise.out_channels // depthwise.in_channels,
+        depthwise_bias=depthwise.bias is not None,
+        mid_activation=links[0].activation,
+        activation=links[1].activation,
+    )
+    made.depthwise_weight, made.depthwise_bias = depthwise.weight, depthwise.bias
+    made.pointwise_weight, made.bias = pointwise.weight, pointwise.bias
+    return made.train(mode=False)
+
+
+def _inverted(links: Sequence[Link]) -> nn.Module:
+    first, depthwise, last = (link.layer for link in links[:3])
+    made = INVERTED[first.dim](
+        first.in_channels,
+        last.out_channels,
+        depthwise.kernel_size,
+        depthwise.stride,
+        depthwise.padding,
+        depthwise.dilation,
+        device="meta",
+        expansion=first.out_channels / first.in_channels,
+        residual=bool(links[2].added),
+    )
+    expansion: Any = POINTWISE[first.dim](
+        first.in_channels,
+        first.out_channels,
+        bias=first.bias is not None,
+        device="meta",
+        activation=links[0].activation,
+    )
+    expansion.weight, expansion.bias = first.weight, first.bias
+    made.expansion, made.separable = expansion, _separable(links[1:3])
+    return made.train(mode=False)
