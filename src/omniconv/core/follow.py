@@ -190,10 +190,12 @@ class Packing:
 
     A change that torch counts packs them anew. One past its count (``.data``, shared storage) is seen by the kernel,
     which looks at a weight of each row and each column, and then packs for itself; of single weights changed so, none
-    may be looked at. Threads may share one: what it holds is replaced whole. It lets go when the weights are freed.
+    may be looked at, and none is where they are ``sealed``. Threads may share one: what it holds is replaced whole. It
+    lets go when the weights are freed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sealed: bool = False) -> None:
+        self.sealed = sealed  # whether nobody changes the weights past torch's count
         self._held: list[Any] = []  # of which weights, a reference to them, and (perhaps not yet) those packed
 
     def of(self, input: Tensor, owner: Tensor, weight: Tensor | None = None) -> Tensor | None:
@@ -208,7 +210,7 @@ class Packing:
         packed: Tensor | None = held[2]
         if packed is None:
             own = owner if weight is None else weight
-            packed = torch.ops.omniconv.pointwise_pack(input, own.detach())
+            packed = torch.ops.omniconv.pointwise_pack(input, own.detach(), not self.sealed)
             self._hold(key, owner, packed)
         return packed if packed is not None and packed.shape[0] else None
 

@@ -19,6 +19,7 @@ family that is made of ATen calls: its ``portable`` one.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,8 +43,24 @@ LEAST_LEFT_SIZE = 2 * MOST_LEFT_TAPS  # of images in bfloat16
 # Names of torch's own that are not promised to stay: found here at import, so that their absence fails at once.
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
 tracing: Callable[[], bool] = torch._C._is_tracing  # noqa: SLF001  # torch.jit.trace, and the ONNX export made of it
-watching: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001  # how many modes see operators run
+stacked: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001  # how many modes see operators run
 OVERRIDEABLE = torch.ops.aten.convolution_overrideable.default._op  # noqa: SLF001
+
+
+class _Recording(threading.local):
+    """How many modes of this library see operators run: recordings, before which all is computed as without them."""
+
+    depth = 0
+
+
+recording = _Recording()
+
+
+def watching() -> bool:
+    """Whether a mode of others sees operators run."""
+    return stacked() > recording.depth
+
+
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 
 

@@ -73,8 +73,9 @@ struct Packed {
     layout = call.by_rows ? 1 : 2;
   }
 
-  void fill(const Pointwise& call, float* memory) const {
+  void fill(const Pointwise& call, bool watched, float* memory) const {
     *layout_of(memory) = layout;
+    memory[2] = watched;
     memory[1] = float(call.inputs);  // else those of the turned weights, of as many samples, would fit
     for (int64_t at = 0; at < samples; ++at) memory[HEADER + at] = witness(call, at);
     kernels().pack(call, memory + all - weights, host());
@@ -98,7 +99,7 @@ Tensor laid(const Tensor& tensor, bool by_rows) {
   return copy;
 }
 
-Tensor pack(const Pointwise& call) {
+Tensor pack(const Pointwise& call, bool watched) {
   const Packed packed(call);
   const int64_t floats = packed.weights ? packed.all : 0;
   AtenTensorHandle made;
@@ -106,7 +107,7 @@ Tensor pack(const Pointwise& call) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &floats, &step, aoti_torch_dtype_float32(),
                                                          aoti_torch_device_type_cpu(), 0, &made));
   Tensor found(made);
-  if (floats) packed.fill(call, static_cast<float*>(found.data_ptr()));
+  if (floats) packed.fill(call, watched, static_cast<float*>(found.data_ptr()));
   return found;
 }
 
@@ -125,7 +126,7 @@ void use_packed(Pointwise& call, const MaybeTensor& given) {
   float* memory = static_cast<float*>(given->data_ptr());
   if (*layout_of(memory) != packed.layout || memory[1] != float(call.inputs)) return;
   // Not every change is counted by torch: `.data` and storage that is shared write past it.
-  call.kept = memory + HEADER;
+  if (memory[2] != 0) call.kept = memory + HEADER;
   call.packed = memory + packed.all - packed.weights;
 }
 

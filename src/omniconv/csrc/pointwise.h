@@ -16,7 +16,7 @@ Tensor laid(const Tensor& tensor, bool by_rows);
 // An activation by its number among the words of core/follow.py.
 Activation activation(int64_t number);
 // Weights packed ahead: a tensor of no elements where tiles read them as they lie.
-Tensor pack(const Pointwise& call);
+Tensor pack(const Pointwise& call, bool watched);
 // Makes such a tensor one of no weights, since they are no longer those of the call.
 void forget_packed(Pointwise& call);
 // Tells a call those of such a tensor, unless it is absent or of another layout or size. The kernel says CHANGED where

@@ -13,8 +13,9 @@ from torch import fx, nn
 from omniconv.core.chain import Link, Rewrite, Rewriting, alone
 from omniconv.core.family import families
 
+from .cleaning import unused
 from .layers import Mapped, folded, mapped
-from .reading import Reading, argument, mutates
+from .reading import Reading, argument, may_write, mutates
 
 LONGEST = 3  # links that a family may take
 PERMUTES = (torch.permute,)
@@ -86,7 +87,7 @@ class Chains:
 
     def _found(self, node: fx.Node) -> Found | None:
         """The link that starts with a convolution, and all that follows it."""
-        start = mapped(self.reading, node)
+        start = mapped(self.reading, node, self._undisturbed)
         if start is None or isinstance(start, str):
             if start:
                 self.left[name_of(node)] = start
@@ -134,7 +135,7 @@ class Chains:
     def _undisturbed(self, first: fx.Node, last: fx.Node) -> bool:
         step = first.next
         while step is not last:
-            if step.op == "root" or (mutates(step) and not self._writes_its_own(step)):
+            if step.op == "root" or (may_write(step) and not self._writes_its_own(step)):
                 return False
             step = step.next
         return True
@@ -142,9 +143,9 @@ class Chains:
     def _writes_its_own(self, step: fx.Node) -> bool:
         """Whether a step writes to what only it reads, and what is new: the output of a convolution or a norm."""
         source = step.args[0] if step.args else None
-        if not isinstance(source, fx.Node) or len(source.users) != 1:
+        if not isinstance(source, fx.Node) or len(source.users) != 1 or not mutates(step):
             return False
-        module = self.reading.module(source)
+        module = self.reading.plain_module(source)
         return isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase)  # noqa: SLF001
 
     def _chain(self, first: Found) -> Iterator[Found]:
@@ -201,7 +202,7 @@ class Chains:
 
     def _replace(self, chain: list[Found], rewrite: Rewrite) -> None:
         steps, end = [step for one in chain for step in one.nodes], chain[-1]
-        input, last, name = chain[0].input, steps[-1], f"accelerated_{len(self.changes)}"
+        input, last, name = chain[0].input, steps[-1], unused(self.graph, f"accelerated_{len(self.changes)}")
         own = end.other is input and getattr(rewrite.module, "residual", False) is True  # it adds its own input
         other = None if own else end.other
         self.graph.add_submodule(name, rewrite.module.requires_grad_(requires_grad=False))

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from .reading import Reading, mutates
-from .tracing import UntraceableError, constant
+from .reading import Reading, argument, may_write, mutates, written
+from .tracing import CHECKS, UntraceableError, constant
 
 NDIM_METHODS = ("dim", "ndimension")
 
@@ -17,12 +17,14 @@ def clean(graph: fx.GraphModule) -> list[str]:
     """Take out, in place, what need not be computed again; the names of the steps that are gone."""
     reading, gone = Reading(graph), []
     _ask_earlier(graph)
+    changing = written(graph.graph)
     for node in list(graph.graph.nodes):
-        if reading.is_nothing(node):
-            node.replace_all_uses_with(node.args[0])
+        source = argument(node, 0, "input", None)
+        if isinstance(source, fx.Node) and reading.is_nothing(node):
+            node.replace_all_uses_with(source)
             gone.append(str(node.target) if node.op == "call_module" else node.name)
             graph.graph.erase_node(node)
-        elif _is_constant(node) and _keep(graph, node):
+        elif node not in changing and _is_constant(node) and _keep(graph, node):
             gone.append(node.name)
     graph.graph.eliminate_dead_code(is_impure)
     graph.delete_all_unused_submodules()
@@ -32,7 +34,7 @@ def clean(graph: fx.GraphModule) -> list[str]:
 
 def is_impure(node: fx.Node) -> bool:
     """Whether a step does more than return a value."""
-    return node.op in ("placeholder", "output") or mutates(node) or node.is_impure()
+    return node.op in ("placeholder", "output") or may_write(node) or node.target in CHECKS or node.is_impure()
 
 
 def _is_constant(node: fx.Node) -> bool:
@@ -63,7 +65,7 @@ def _keep(graph: fx.GraphModule, node: fx.Node) -> bool:
         return False
     if not isinstance(found, Tensor):
         return False
-    name = f"constant_{node.name}"
+    name = unused(graph, f"constant_{node.name}")
     graph.register_buffer(name, found.detach().clone())
     with graph.graph.inserting_before(node):
         kept = graph.graph.get_attr(name)
@@ -71,6 +73,13 @@ def _keep(graph: fx.GraphModule, node: fx.Node) -> bool:
     node.replace_all_uses_with(kept)
     graph.graph.erase_node(node)
     return True
+
+
+def unused(graph: fx.GraphModule, name: str) -> str:
+    """A name that nothing in the graph's module has."""
+    while hasattr(graph, name):
+        name += "_"
+    return name
 
 
 def _ask_earlier(graph: fx.GraphModule) -> None:

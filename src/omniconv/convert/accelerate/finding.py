@@ -14,9 +14,10 @@ from torch.utils import _pytree as pytree
 
 from omniconv.analysis.timing import Timing, interleaved, ratios
 
-from .layout import with_channels_innermost
+from .layout import laid
 from .pieces import Piece, pieces_of, placed, prove, rewrite
 from .proof import Distance, distance, module_in_float64, variations, widened
+from .replayed import Replayed
 from .report import Entry, Report
 
 ORDERS = ("in order", "channels last")
@@ -127,11 +128,10 @@ class Finding:
         """The network with its pieces in one layout."""
         innermost = order == "channels last"
         if [piece.path for piece in pieces] == [""]:
-            return with_channels_innermost(pieces[0].faster) if innermost else pieces[0].faster
+            return _running(pieces[0], innermost=innermost)
         network = copy.deepcopy(self.own)
         for piece in pieces:
-            faster = with_channels_innermost(piece.faster) if innermost else piece.faster
-            network.set_submodule(piece.path, copy.deepcopy(faster))
+            network.set_submodule(piece.path, copy.deepcopy(_running(piece, innermost=innermost)))
         return network
 
     def _verified(self, network: nn.Module) -> dict[str, Distance]:
@@ -177,6 +177,12 @@ class Finding:
             calls[order] = lambda network=network: network(*self.args, **self.kwargs)  # type: ignore[misc]
         with torch.no_grad():
             return interleaved(calls, seconds=self.seconds, settle_seconds=0.02)
+
+
+def _running(piece: Piece, *, innermost: bool) -> nn.Module:
+    """A piece as a module; one that looks into all of itself takes the same steps each time, and is replayed."""
+    graph = laid(piece.faster, innermost=innermost)
+    return graph if piece.looks_elsewhere else Replayed(graph)
 
 
 def _entries(piece: Piece) -> Iterator[Entry]:

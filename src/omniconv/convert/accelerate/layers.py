@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from omniconv.convert.swap import refusal, replaceable
+from omniconv.core.family import families
 from omniconv.core.layer import ConvLayer
 
 from .reading import Reading, argument
@@ -46,8 +48,11 @@ class Mapped:
         return -1 if self.is_linear else -1 - int(self.layer.dim)
 
 
-def mapped(reading: Reading, node: fx.Node) -> Mapped | str | None:
-    """The convolution or linear map that a step is; why one is left as it is; None where it is neither."""
+def mapped(reading: Reading, node: fx.Node, undisturbed: Callable[[fx.Node, fx.Node], bool]) -> Mapped | str | None:
+    """The convolution or linear map that a step is; why one is left as it is; None where it is neither.
+
+    ``undisturbed`` says whether nothing is written to between two steps.
+    """
     if node.op == "call_module":
         found = _of_module(reading, node)
     elif node.op == "call_function":
@@ -56,7 +61,8 @@ def mapped(reading: Reading, node: fx.Node) -> Mapped | str | None:
         return None
     if found is None or isinstance(found, str):
         return found
-    return _with_padding(reading, Mapped(found, _source(node), [node]))
+    plain = Mapped(found, _source(node), [node])
+    return _with_padding(reading, plain) if undisturbed(plain.input, node) else plain
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -71,8 +77,7 @@ def _of_module(reading: Reading, node: fx.Node) -> Any:
     if type(module) is nn.Linear:
         return "it has hooks or computed weights" if reading.plain_module(node) is None else module
     if isinstance(module, ConvLayer):
-        own = set(module.state_dict()) <= {"weight", "bias"} and not getattr(module, "activation", None)
-        return module if own and reading.plain_module(node) is not None else None
+        return module if _is_linear(module) and reading.plain_module(node) is not None else None
     known = replaceable()
     kind, rule = RULES.get(f"{type(module).__module__}.{type(module).__qualname__}", (None, None))
     if kind is not None and reading.plain_module(node) is not None:
@@ -84,6 +89,15 @@ def _of_module(reading: Reading, node: fx.Node) -> Any:
         return known[type(module)].from_torch(module)
     except (TypeError, ValueError) as error:
         return str(error)
+
+
+def _is_linear(module: ConvLayer) -> bool:
+    """Whether a layer of this library is one of torch's classes too, or a special one of these, and nothing more."""
+    if not type(module).__module__.startswith("omniconv.") or not set(module.state_dict()) <= {"weight", "bias"}:
+        return False
+    if getattr(module, "norm", None) is not None or getattr(module, "activation", None) is not None:
+        return False
+    return any(hasattr(nn, name) for name in families()[module.problem.family].layers)
 
 
 def _of_function(reading: Reading, node: fx.Node) -> Any:
@@ -124,6 +138,8 @@ def _with_padding(reading: Reading, found: Mapped) -> Mapped:
     if pads is None or len(pads) > layer.dim or (layer.padding_mode != "zeros" and any(map(any, own))):
         return found
     pads = [(0, 0)] * (layer.dim - len(pads)) + pads[::-1]
+    if "padding" not in inspect.signature(type(layer)).parameters:
+        return found
     both = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, pads, strict=True))
     changed = type(layer).from_torch(layer, padding=both, padding_mode="zeros")
     return Mapped(changed, _source(before), [before, *found.nodes])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .reading import mutates
+from .reading import written
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -25,22 +25,26 @@ def in_order(value: Any) -> Any:
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
-def with_channels_innermost(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same graph, sharing its modules, that computes with channels innermost and returns what is in order as such.
+def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
+    """The same graph, sharing its modules, that returns what is in order as such, whatever lies how within.
 
-    ``view`` becomes ``reshape``, where nobody writes to the view: it looks at a tensor of any layout.
+    With ``innermost`` images come in with their channels innermost. ``view`` becomes ``reshape``, where nobody writes to
+    the view: it looks at a tensor of any layout.
     """
     names: dict[fx.Node, fx.Node] = {}
     steps = fx.Graph()
     found = steps.graph_copy(graph.graph, names, return_output_node=True)
     assert isinstance(found, tuple)  # noqa: S101  # as it was asked to be
     value, output = found
+    changing = written(graph.graph)
     for old, new in names.items():
         new.meta = dict(old.meta)
-        if old.op == "placeholder" and len(old.meta.get("shape", ())) in FORMATS and not any(map(mutates, old.users)):
+        if old in changing:
+            continue
+        if innermost and old.op == "placeholder" and len(old.meta.get("shape", ())) in FORMATS:
             _after(steps, new)
-        typed = any(isinstance(argument, torch.dtype) for argument in new.args)
-        if new.op == "call_method" and new.target == "view" and not typed and not any(map(mutates, old.users)):
+        typed = any(isinstance(argument, torch.dtype) for argument in (*new.args, *new.kwargs.values()))
+        if new.op == "call_method" and new.target == "view" and not typed:
             new.target = "reshape"
     ordered = {names[node]: node for node in output.all_input_nodes if node.meta.get("in_order")}
     made = {new: steps.call_function(in_order, (new,)) for new in ordered}

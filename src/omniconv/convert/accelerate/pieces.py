@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from .chains import Chains, Change
 from .cleaning import clean
 from .proof import Distance, proved
-from .tracing import trace
+from .tracing import is_step, trace
 
 MAPS = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -32,6 +32,7 @@ class Piece:
         distances: of each change that was proved.
         removed: steps that need not be computed again.
         left: by name, why a convolution or linear map is as it was.
+        looks_elsewhere: whether a step calls a module that is not looked into.
         doubted: by the name of their last step, why chains must stay as they were.
     """
 
@@ -42,6 +43,7 @@ class Piece:
     distances: dict[int, Distance] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    looks_elsewhere: bool = False
     doubted: dict[str, str] = field(default_factory=dict)
 
     def again(self, doubted: dict[str, str]) -> None:
@@ -106,6 +108,8 @@ def rewrite(piece: Piece, inputs: list[Any]) -> None:
     chains = Chains(piece.faster, piece.doubted)
     chains.rewrite()
     piece.changes, piece.left = chains.changes, chains.left
+    called = (str(node.target) for node in piece.faster.graph.nodes if node.op == "call_module")
+    piece.looks_elsewhere = not all(is_step(piece.faster.get_submodule(name)) for name in called)
 
 
 def prove(piece: Piece, inputs: list[Any], dtype: torch.dtype) -> None:

@@ -7,7 +7,8 @@ Modules, functions and methods of torch that mean the same are read as the same.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ class Reading:
         if function is F.gelu:
             return nn.GELU(str(argument(node, 1, "approximate", "none")))
         if function in (F.hardtanh, F.hardtanh_):
-            bounds = float(argument(node, 1, "min_val", -1.0)), float(argument(node, 2, "max_val", 1.0))
+            bounds = argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0)
             return nn.ReLU6() if bounds == _SIX else None
         return None
 
@@ -104,17 +105,21 @@ class Reading:
         """Factor and shift of each channel, in float64, if a step maps ``source`` so; its axis counts from the end."""
         norm = self._norm(node)
         if norm is not None:
-            # A norm of a sequence or image has its channels at 1: the same place for two axes
-            return norm if norm[0].numel() == channels and (axis != -1 or _dim(node) == 2) else None
-        function, arguments = self.function(node), node.args[:2]
+            # A norm has its channels at 1, which is that axis where as many are before and behind it
+            return norm if norm[0].numel() == channels and _dim(node) == 1 - axis else None
+        function, arguments = self.function(node), node.args
         if len(arguments) != 2 or set(node.kwargs) - {"alpha"} or node.kwargs.get("alpha", 1) != 1:
             return None
+        if any(_seen(node, key) != _seen(source, key) for key in ("shape", "dtype")):
+            return None
         swapped = arguments[1] is source
+        if swapped and mutates(node):
+            return None
         other = self.constant(arguments[0] if swapped else arguments[1])
         if other is None or arguments[0] is arguments[1]:
             return None
         line = _per_channel(other, channels, axis)
-        if line is None or not _keeps_type(node, other):
+        if line is None:
             return None
         one, none = torch.ones_like(line), torch.zeros_like(line)
         if function in ADDS:
@@ -210,6 +215,71 @@ def mutates(node: fx.Node) -> bool:
 _IN_PLACE = frozenset(
     f"i{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 )
+_HOMES = frozenset({"torch", "torchvision", "omniconv", "operator", "_operator", "builtins", "math"})
+
+
+def may_write(node: fx.Node) -> bool:
+    """Whether a step may write to what it is given: one that does, or one that nobody has looked into."""
+    if node.op == "call_module":
+        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+        known = _is_known(module) or isinstance(module, nn.modules.conv._ConvNd)  # noqa: SLF001
+        return mutates(node) or not known or hooked((module,))
+    if node.op == "call_function" and str(getattr(node.target, "__module__", None)).partition(".")[0] not in _HOMES:
+        return not isinstance(node.target, _BUILTIN)
+    return mutates(node)
+
+
+_BUILTIN = type(torch.relu), type(torch.ops.aten.relu), type(torch.ops.aten.relu.default)
+_ALIASES = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
+_OTHERWISE_NAMED = {"truediv": "div", "getitem": ""}
+# Whose schemas do not say that they may return what they are given, or views of it
+_UNSAID = frozenset({"type_as", "atleast_1d", "atleast_2d", "atleast_3d", "meshgrid", "broadcast_tensors", "einsum"})
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether a module is torch's own or this library's."""
+    return type(module).__module__.partition(".")[0] in ("torch", "omniconv")
+
+
+def written(graph: fx.Graph) -> set[fx.Node]:
+    """The steps to whose results another one writes, and those that these may be views of."""
+    return {source for node in graph.nodes for source in written_by(node)}
+
+
+def written_by(node: fx.Node) -> set[fx.Node]:
+    """The step to whose result this one writes, and those that it may be a view of; none for most."""
+    found: set[fx.Node] = set()
+    nodes: list[Any] = [node.kwargs.get("out", node.args[0] if node.args else None)] if mutates(node) else []
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list | tuple):
+            nodes.extend(node)
+        elif isinstance(node, fx.Node) and node not in found:
+            found.add(node)
+            nodes.extend(_shared(node))
+    return found
+
+
+def _shared(node: fx.Node) -> Sequence[fx.Node]:
+    """The steps with whose results this one's may share memory."""
+    if node.op == "call_module":
+        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+        makes = _is_known(module) and not isinstance(module, _ALIASES) and not mutates(node)
+        return () if makes else node.all_input_nodes
+    if node.op not in ("call_function", "call_method"):
+        return ()
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+    return () if not mutates(node) and _makes_new(name) else node.all_input_nodes[:1]
+
+
+@cache
+def _makes_new(name: str) -> bool:
+    """Whether a function of ATen never returns what it is given, nor a view of it."""
+    packet = getattr(torch.ops.aten, _OTHERWISE_NAMED.get(name, name) or "_", None)
+    if packet is None or name in _UNSAID or "dropout" in name:
+        return False
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads() if not overload.endswith("out")]  # noqa: SLF001
+    return not any(value.alias_info is not None for schema in schemas for value in schema.returns)
 
 
 def _dim(node: fx.Node) -> int:
@@ -218,12 +288,6 @@ def _dim(node: fx.Node) -> int:
 
 def _seen(node: fx.Node, key: str) -> Any:
     return node.meta.get(key, MISSING)
-
-
-def _keeps_type(node: fx.Node, other: Any) -> bool:
-    """Whether a sum or product has the type of the tensor that it changes."""
-    dtype = _seen(node, "dtype")
-    return not isinstance(other, Tensor) or other.dim() == 0 or other.dtype == dtype
 
 
 def _per_channel(other: Any, channels: int, axis: int) -> Tensor | None:

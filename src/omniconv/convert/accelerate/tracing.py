@@ -2,13 +2,17 @@
 """A model as a graph of steps, where its forward always takes the same ones; and a reason where it does not.
 
 ``torch.fx`` runs the forward on stand-ins. What it would bake in unseen is refused: random numbers, changes of the
-module, a custom backward. A submodule that cannot be traced is one step, and its own submodules are looked at.
+module, tensors that are made once and written to, autocast, a custom backward. A submodule that cannot be traced, or
+whose calls others wait for, is one step, and its own submodules are looked at. Stand-ins are never None: an input that
+may be left out is taken as the example has it, and a step of the graph checks that it comes so again.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+import pickle
+import random
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +21,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from omniconv.core.follow import hooked
 from omniconv.core.layer import PlannedLayer
 
+from .kept import Kept, tensors_of
+from .reading import written_by
+
 RANDOM = torch.Tag.nondeterministic_seeded
-SIMPLE = (bool, int, float, str, bytes, type(None))
+# What depends on how a tensor lies in memory, which other layers may lay otherwise.
+LIES = frozenset({"as_strided", "as_strided_", "data_ptr", "storage", "storage_offset", "stride", "untyped_storage"})
 
 
 class UntraceableError(Exception):
@@ -41,19 +50,60 @@ class Traced:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, opaque: dict[str, str]) -> None:
+    def __init__(self, opaque: dict[str, str], absent: Collection[str]) -> None:
         super().__init__()
-        self.opaque, self.failed = opaque, ""
+        self.opaque, self.absent, self.failed = opaque, absent, ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_step(m) or module_qualified_name in self.opaque
+        if is_step(m):
+            return True
+        why = _unlike_its_class(m)
+        if why:
+            self.opaque[module_qualified_name] = why
+        return module_qualified_name in self.opaque
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        drawn = _drawn()
         try:
-            return super().call_module(m, forward, args, kwargs)
+            found = super().call_module(m, forward, args, kwargs)
+            _check_drawn(drawn)
         except Exception:
             self.failed = self.failed or self.path_of_module(m)
             raise
+        return found
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        return function, [self._as_given(arg) for arg in args]
+
+    def _as_given(self, arg: Any) -> Any:
+        """An input for the forward, and a step that raises where it is None and was not, or was and is not."""
+        if not isinstance(arg, fx.Proxy) or arg.node.args != (None,):
+            return arg
+        name = str(arg.node.target)
+        self.create_proxy("call_function", left_out if name in self.absent else given, (arg, name), {})
+        return None if name in self.absent else arg
+
+
+def left_out(value: Any, name: str) -> None:
+    """Raise ValueError for an argument that the example leaves out."""
+    if value is not None:
+        raise ValueError(
+            f"`{name}` (={type(value).__name__}) must be None, as in the example that the network was accelerated "
+            "with; accelerate it with an example that has it."
+        )
+
+
+def given(value: Any, name: str) -> None:
+    """Raise ValueError for an argument that only the example has."""
+    if value is None:
+        raise ValueError(
+            f"`{name}` (=None) must be given, as in the example that the network was accelerated with; accelerate it "
+            "with an example that leaves it out."
+        )
+
+
+CHECKS = (given, left_out)
 
 
 def is_step(module: nn.Module) -> bool:
@@ -64,25 +114,65 @@ def is_step(module: nn.Module) -> bool:
     return isinstance(module, PlannedLayer) or fx.Tracer().is_leaf_module(module, "")
 
 
-def trace(model: nn.Module) -> Traced:
-    """The graph of ``model``, whose modules it shares, and what it does not look into."""
+def trace(model: nn.Module, absent: Collection[str] = ()) -> Traced:
+    """The graph of ``model``, whose modules it shares, and what it does not look into; ``absent`` inputs are None."""
     opaque: dict[str, str] = {}
     known = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    if why := _unlike_its_class(model):
+        return Traced(None, {"": why})
     while True:
-        tracer, before = _Tracer(opaque), _state(model)
+        tracer, before, drawn, made = _Tracer(opaque, absent), Kept(model), _drawn(), None
         try:
             with _watched(model):
                 graph = tracer.trace(model)
-            changed = _changed(before, model)
+            _check_drawn(drawn)
+            made = fx.GraphModule(model, graph, type(model).__name__)
+            wrong = _unrepeatable(made.graph)
+            if changed := before.changed():
+                wrong = changed[0], f"its forward changes `{changed[1]}`"
         except Exception as error:  # noqa: BLE001  # a forward may fail in any way on what is no tensor
-            changed = tracer.failed, _sentence(error)
-        if changed is None:
-            return Traced(fx.GraphModule(model, graph, type(model).__name__), opaque)
-        _restore(before, model)
-        where, why = changed
+            wrong = tracer.failed, _sentence(error)
+        before.restore()
+        if wrong is None:
+            return Traced(made, opaque)
+        where, why = wrong
         if not where or where in opaque or where not in known:
             return Traced(None, opaque | {"": why})
         opaque[where] = why
+
+
+def _unlike_its_class(module: nn.Module) -> str:
+    """Why a call of a module does more than the forward of its class, or ""."""
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    if hooked((module,)):
+        return "it has hooks"
+    replaced = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
+    return "its class replaces `__call__`" if replaced else ""
+
+
+def _drawn() -> tuple[Any, bytes]:
+    """Where Python's and NumPy's random numbers are; torch's are seen as they are drawn."""
+    numpy = sys.modules.get("numpy")
+    return random.getstate(), b"" if numpy is None else pickle.dumps(numpy.random.get_state())
+
+
+def _check_drawn(before: tuple[Any, bytes]) -> None:
+    if _drawn() != before:
+        raise UntraceableError("it draws random numbers")
+
+
+def _unrepeatable(graph: fx.Graph) -> tuple[str, str] | None:
+    """Where the steps of a graph would not be those of another call, and why."""
+    for node in graph.nodes:
+        modules = list(node.meta.get("nn_module_stack", {}).values())
+        where = modules[-1][0] if modules else ""
+        name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+        if name in LIES:
+            return where, f"it looks at how tensors lie in memory ({name})"
+        if any(source.op == "get_attr" for source in written_by(node)):
+            return where, f"it writes to a tensor that does not come from its inputs ({name})"
+    return None
 
 
 class _Watch(TorchDispatchMode):
@@ -90,7 +180,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}  # noqa: SLF001
+        self.own = {tensor.untyped_storage()._cdata for tensor in tensors_of(model)}  # noqa: SLF001
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -99,7 +189,7 @@ class _Watch(TorchDispatchMode):
         for argument, value in zip(func._schema.arguments, args, strict=False):  # noqa: SLF001
             writes = argument.alias_info is not None and argument.alias_info.is_write
             if writes and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.own:  # noqa: SLF001
-                raise UntraceableError(f"it changes a parameter or buffer ({func})")
+                raise UntraceableError(f"it changes a tensor of its own ({func})")
         return func(*args, **kwargs)
 
 
@@ -107,7 +197,7 @@ def constant(compute: Any, model: nn.Module) -> Any:
     """What ``compute()`` returns, if it would return it again.
 
     Raises:
-        UntraceableError: it draws random numbers, or changes a parameter or buffer of ``model``.
+        UntraceableError: it draws random numbers, or changes a tensor of ``model``.
     """
     with torch.no_grad(), _Watch(model):
         return compute()
@@ -116,52 +206,23 @@ def constant(compute: Any, model: nn.Module) -> Any:
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[None]:
     """Refuse what a trace would not show."""
-    function = torch.autograd.Function
-    own = function.__dict__["apply"]
+    function, autocast = torch.autograd.Function, torch.amp.autocast_mode.autocast
+    own, entered = function.__dict__["apply"], autocast.__enter__
 
     def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
         raise UntraceableError(f"it calls the custom autograd function {cls.__name__}, whose backward no trace shows")
 
+    def refuse_types(*args: Any) -> Any:
+        raise UntraceableError("it computes under autocast, of which a trace shows nothing")
+
     function.apply = classmethod(refuse)  # type: ignore[assignment, method-assign]
+    autocast.__enter__ = refuse_types  # type: ignore[method-assign]
     try:
         with torch.no_grad(), _Watch(model):
             yield
     finally:
         function.apply = own  # type: ignore[method-assign]
-
-
-def _state(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What numbers and words, and lists of them, stand in each module."""
-    found = {}
-    for name, module in model.named_modules():
-        kept = {key: value for key, value in vars(module).items() if key != "training" and _is_simple(value)}
-        found[name] = copy.deepcopy(kept)
-    return found
-
-
-def _is_simple(value: Any, depth: int = 2) -> bool:
-    if isinstance(value, list | tuple | set | dict) and depth:
-        parts = value.items() if isinstance(value, dict) else value
-        return all(_is_simple(part, depth - (not isinstance(value, dict))) for part in parts)
-    return type(value) in SIMPLE
-
-
-def _changed(before: dict[str, dict[str, Any]], model: nn.Module) -> tuple[str, str] | None:
-    """Which module a forward has changed, and how."""
-    now = _state(model)
-    for name, values in before.items():
-        keys = values.keys() | now.get(name, {}).keys()
-        for key in sorted(keys):
-            missing = object()
-            if values.get(key, missing) != now.get(name, {}).get(key, missing):
-                return name, f"its forward changes `{key}`"
-    return None
-
-
-def _restore(before: dict[str, dict[str, Any]], model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        for key, value in before.get(name, {}).items():
-            vars(module)[key] = value
+        autocast.__enter__ = entered  # type: ignore[method-assign]
 
 
 def _sentence(error: Exception) -> str:

@@ -64,8 +64,8 @@ Tensor followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bia
   return pointwise(call, input, bias, {addend, packed, after.affine(), call.follows});
 }
 
-// The weights of pointwise convolutions of such inputs.
-Tensor packed(Tensor input, Tensor weight) {
+// The weights of pointwise convolutions of such inputs; whether each call looks if some of them have changed.
+Tensor packed(Tensor input, Tensor weight, bool watched) {
   const Seen seen = check("input", input, weight.dim()), filters = check("weight", weight, weight.dim());
   STD_TORCH_CHECK(filters.dim >= 3 && filters.dim <= 5 && filters.elements() == filters.sizes[0] * filters.sizes[1] &&
                       filters.elements() > 0,
@@ -76,13 +76,13 @@ Tensor packed(Tensor input, Tensor weight) {
   call.outputs = filters.sizes[0];
   call.by_rows = by_rows(seen);
   call.weights = {own.data_ptr(), filters.type(), call.inputs, 1};
-  return pack(call);
+  return pack(call, watched);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
-  library.def("pointwise_pack(Tensor input, Tensor weight) -> Tensor");
+  library.def("pointwise_pack(Tensor input, Tensor weight, bool watched=True) -> Tensor");
   library.def(
       "pointwise_followed(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor[] norm, float epsilon, "
       "Tensor? addend, SymInt[] numbers) -> Tensor");

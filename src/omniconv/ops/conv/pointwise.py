@@ -55,23 +55,27 @@ def _at_once(
     return call(input, weight, None, bias, *NO_NORM, residual, (*flat, code))
 
 
-def followed(problem: ConvProblem) -> Followed | None:
+def followed(problem: ConvProblem, sealed: bool = False) -> Followed | None:
     """What computes a pointwise problem and what follows it at once, where the compiled kernel takes it."""
-    return Followed(problem) if is_unpadded_pointwise(problem) and choose(problem).kernel.compiled else None
+    return Followed(problem, sealed) if is_unpadded_pointwise(problem) and choose(problem).kernel.compiled else None
 
 
 class Followed:
     """The compiled kernel of one pointwise problem in eager inference."""
 
-    def __init__(self, problem: ConvProblem) -> None:
-        self.problem, self.packing = problem, Packing()
+    def __init__(self, problem: ConvProblem, sealed: bool) -> None:
+        self.problem, self.packing = problem, Packing(sealed=sealed)
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
         self._leaves = tuple(getattr(torch, name) for name in broad_groups(problem))
         self._check = TensorCheck(FAMILY, problem)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.pointwise_followed.default._op  # noqa: SLF001
 
-    def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
-        return followed, (self.problem,)
+    def __reduce__(self) -> tuple[Any, tuple[ConvProblem, bool]]:
+        return followed, (self.problem, self.packing.sealed)
+
+    def seal(self) -> None:
+        """Take it that nobody changes the weights past torch's count, and look at none of them."""
+        self.packing = Packing(sealed=True)
 
     def __call__(
         self,

@@ -26,9 +26,9 @@ from . import FAMILY
 from .cost import parts
 
 
-def followed(problem: ConvProblem) -> Followed | None:
-    """What computes a layer of this problem at once, where the compiled kernel takes it."""
-    return Followed(problem) if problem.fixed_pads and choose(problem).kernel.compiled else None
+def followed(problem: ConvProblem, sealed: bool = False) -> Followed | None:
+    """What computes a layer of this problem at once, where the compiled kernel takes it; weights as ``Packing``'s."""
+    return Followed(problem, sealed) if problem.fixed_pads and choose(problem).kernel.compiled else None
 
 
 def inverted(expansion: ConvProblem, block: Followed | None) -> Inverted | None:
@@ -48,15 +48,15 @@ class Given(NamedTuple):
 class Followed:
     """The compiled kernel of one problem in eager inference."""
 
-    def __init__(self, problem: ConvProblem) -> None:
-        self.problem, self.packing = problem, Packing()
+    def __init__(self, problem: ConvProblem, sealed: bool) -> None:
+        self.problem, self.packing = problem, Packing(sealed=sealed)
         self.check = TensorCheck(FAMILY, problem)
         self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
         self._leaves = tuple(getattr(torch, name) for name in broad_groups(parts(problem)[1]))
         self._call: Callable[..., Tensor] = torch.ops.omniconv.separable_followed.default._op  # noqa: SLF001
 
-    def __reduce__(self) -> tuple[Any, tuple[ConvProblem]]:
-        return followed, (self.problem,)
+    def __reduce__(self) -> tuple[Any, tuple[ConvProblem, bool]]:
+        return followed, (self.problem, self.packing.sealed)
 
     def __call__(self, layer: Any, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """What ``layer`` computes, or None where its parts must be called one by one."""
@@ -105,7 +105,7 @@ class Inverted:
     """The compiled kernel of one inverted residual in eager inference."""
 
     def __init__(self, expansion: ConvProblem, block: Followed) -> None:
-        self.expansion, self.block, self.packing = expansion, block, Packing()
+        self.expansion, self.block, self.packing = expansion, block, Packing(sealed=block.packing.sealed)
         self._check = TensorCheck(conv.FAMILY, expansion)
         self._call: Callable[..., Tensor] = torch.ops.omniconv.inverted_followed.default._op  # noqa: SLF001
 

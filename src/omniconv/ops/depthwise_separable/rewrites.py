@@ -12,6 +12,7 @@ from omniconv.core.chain import Link, Rewrite, Rewriting
 from omniconv.core.layer import ConvLayer
 from omniconv.core.problem import ConvProblem
 
+from .followed import followed
 from .inverted import INVERTED, POINTWISE, SEPARABLE
 
 
@@ -43,7 +44,14 @@ def _is_block(links: Sequence[Link]) -> bool:
     problem = _problem(links[0])
     if problem is None or problem.transposed or not 1 < problem.groups == problem.in_channels:
         return False
+    if not _follows(links[0].layer, links[1].layer):
+        return False
     return problem.fixed_pads and problem.padding_mode == "zeros"
+
+
+def _follows(first: Any, then: Any) -> bool:
+    """Whether channels of one are channels of the other: not where samples without a batch are read as one."""
+    return bool(first.dim == then.dim and first.out_channels == then.in_channels)
 
 
 def _is_inverted(links: Sequence[Link]) -> bool:
@@ -52,7 +60,15 @@ def _is_inverted(links: Sequence[Link]) -> bool:
         return False
     if pointwise.activation is not None or pointwise.added == "other":
         return False
+    if not _follows(expansion.layer, depthwise.layer) or (pointwise.added and not _keeps_size(depthwise.layer.problem)):
+        return False
     return bool(expansion.layer.out_channels != expansion.layer.in_channels)
+
+
+def _keeps_size(problem: ConvProblem) -> bool:
+    """Whether the output is as large as the input, whatever that is."""
+    pairs = zip(problem.pads(), problem.span, strict=True)
+    return set(problem.stride) == {1} and all(sum(pair) == span - 1 for pair, span in pairs)
 
 
 def _separable(links: Sequence[Link]) -> Any:
@@ -73,6 +89,7 @@ def _separable(links: Sequence[Link]) -> Any:
     )
     made.depthwise_weight, made.depthwise_bias = depthwise.weight, depthwise.bias
     made.pointwise_weight, made.bias = pointwise.weight, pointwise.bias
+    made._followed = followed(made.problem, sealed=True)  # noqa: SLF001  # of its own family
     return made.train(mode=False)
 
 

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph that is recorded for inputs of each kind, and replayed in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from omniconv.core.follow import hooked
+from omniconv.core.native import plain, watching
+from omniconv.core.observe import current_listener
+from omniconv.core.replay import Recording, Replay, UnrepeatableError
+
+MOST = 8  # kinds of inputs that are remembered
+BEFORE = 2  # runs of a kind before it is recorded: weights are packed when they come a second time
+
+
+class Replayed(nn.Module):
+    """A graph whose steps are the same for all inputs of one kind: of these shapes, strides and types.
+
+    In inference on a CPU they are recorded at the third call of a kind, and replayed from then on. With gradients,
+    under compilers, autocast, modes and hooks the graph runs as it is.
+
+    Args:
+        graph: without a step that may look at numbers to choose its way.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph = graph
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kinds: dict[Any, Any] = {}
+        self._own = [*self.graph.parameters(), *self.graph.buffers()]
+        self._versions = [tensor._version for tensor in self._own]  # noqa: SLF001
+        self._hooks = [
+            hooks
+            for module in self.graph.modules()
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)  # noqa: SLF001
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_kinds", "_own", "_versions", "_hooks")
+        return {name: value for name, value in self.__dict__.items() if name not in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        found = super()._apply(fn, recurse)
+        self._forget()
+        return found
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() or kwargs or not self._may(args):
+            return self.graph(*args, **kwargs)
+        kind = self._kind(args)
+        held = None if kind is None else self._kinds.get(kind, 0)
+        if isinstance(held, _Ready):
+            return held(args)
+        if kind is None or held is None:
+            return self.graph(*args)
+        if held < BEFORE:
+            self._kinds[kind] = held + 1
+            return self.graph(*args)
+        return self._record(kind, args)
+
+    def _may(self, args: Sequence[Any]) -> bool:
+        """Whether nothing but eager inference looks on."""
+        if not all([type(value) is Tensor and value.is_cpu for value in args]) or not plain(args):  # noqa: C419
+            return False
+        if torch.is_grad_enabled() and any(value.requires_grad for value in (*args, *self._own)):
+            return False
+        if watching() or current_listener() is not None or torch.is_autocast_enabled("cpu") or hooked(()):
+            return False
+        return not any(self._hooks)
+
+    def _kind(self, args: Sequence[Tensor]) -> Any:
+        if self._versions != [tensor._version for tensor in self._own]:  # noqa: SLF001
+            self._forget()
+        if len({value.untyped_storage().data_ptr() for value in args}) < len(args):
+            return None  # a tensor that is given twice
+        modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_num_threads()
+        return (*modes, *[(value.shape, value.stride(), value.dtype) for value in args])
+
+    def _record(self, kind: Any, args: Sequence[Tensor]) -> Any:
+        """Run, and keep what is needed to do so again; a kind that cannot be replayed is remembered as such."""
+        if len(self._kinds) > MOST:
+            self._kinds.clear()
+        recording = Recording(args)
+        self._kinds[kind] = None
+        try:
+            with recording:
+                result = self.graph(*args)
+        except UnrepeatableError:
+            return self.graph(*args)
+        flat, how = pytree.tree_flatten(result)
+        tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+        if len(tensors) == len(flat):
+            try:
+                replay = Replay(recording, tensors)
+                if _same(replay(args), tensors) and self._holds(replay, args):
+                    self._kinds[kind] = _Ready(replay, how)
+            except (UnrepeatableError, RuntimeError):
+                pass
+        return result
+
+    def _holds(self, replay: Replay, args: Sequence[Tensor]) -> bool:
+        """Whether it gives what the graph gives for other numbers: those of the inputs in another order."""
+        others = [_turned(value) for value in args]
+        return _same(replay(others), pytree.tree_leaves(self.graph(*others)))
+
+
+class _Ready:
+    """A replay and how its results are returned."""
+
+    def __init__(self, replay: Replay, how: Any) -> None:
+        self.replay, self.how = replay, how
+        self.single = how == pytree.tree_structure(0)
+
+    def __call__(self, args: Sequence[Tensor]) -> Any:
+        found = self.replay(args)
+        return found[0] if self.single else pytree.tree_unflatten(found, self.how)
+
+
+def _turned(value: Tensor) -> Tensor:
+    """Its numbers from the last to the first, laid as they lie."""
+    other = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+    return other.copy_(value.flip(tuple(range(value.dim()))))
+
+
+def _same(found: Sequence[Any], right: Sequence[Any]) -> bool:
+    return len(found) == len(right) and all(
+        one.dtype == other.dtype
+        and one.stride() == other.stride()
+        and torch.equal(one.nan_to_num(), other.nan_to_num())
+        for one, other in zip(found, right, strict=True)
+    )
