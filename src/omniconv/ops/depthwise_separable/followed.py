@@ -58,6 +58,10 @@ class Followed:
     def __reduce__(self) -> tuple[Any, tuple[ConvProblem, bool]]:
         return followed, (self.problem, self.packing.sealed)
 
+    def seal(self) -> None:
+        """Take it that nobody changes the weights past torch's count, and look at none of them."""
+        self.packing = Packing(sealed=True)
+
     def __call__(self, layer: Any, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """What ``layer`` computes, or None where its parts must be called one by one."""
         apart = layer.mid_norm is not None or layer.mid_activation is not None  # else the plan computes both at once
@@ -114,6 +118,8 @@ class Inverted:
 
     def __call__(self, expansion: Any, layer: Any, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """What ``layer`` makes of what ``expansion`` makes of the input, or None where both must be called."""
+        if type(input) not in PLAIN:
+            return None
         norm, code = norm_terms(expansion.norm, self.block.problem.dim), activation_code(expansion.activation)
         if norm is None or code is None or hooked((expansion, layer, expansion.norm, expansion.activation)):
             return None
