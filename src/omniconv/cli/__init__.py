@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "all convolutions at one layer position",
     "explain": "one convolution's cost, with your numbers in the formula",
     "profile": "a model, layer by layer",
+    "accelerate": "a trained model made faster, with the same outputs",
     "bench": "named problems, timed beside other libraries",
     "doctor": "what this machine can do, and what is missing",
 }

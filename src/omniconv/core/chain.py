@@ -53,6 +53,10 @@ class FollowedConv(nn.Module):
         super().__init__()
         self.layer, self.activation = layer, activation
 
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with for a layer like this one."""
+        return {"layer": self.layer, "activation": self.activation}
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         layer = self.layer
         return computed(layer.plan, (input, layer.weight, layer.bias), None, residual, self.activation)

@@ -68,6 +68,12 @@ class PlannedLayer(nn.Module):
         """The numbers of this layer, without an input size."""
         return self.plan.problem
 
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with for a layer like this one, modules included; its tensors are not."""
+        names = inspect.signature(type(self)).parameters.keys() - {"device", "dtype"}
+        found = {name: getattr(self, name) for name in names}
+        return found | {name: found[name] is not None for name in names if name.endswith("bias")}
+
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
         if any(entry != (0, 0) for entry in self.problem.padding):

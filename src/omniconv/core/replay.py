@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .native import recording
 
-RANDOM = torch.Tag.nondeterministic_seeded
+RANDOM, SHAPED = torch.Tag.nondeterministic_seeded, torch.Tag.dynamic_output_shape
 READS = frozenset({"aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::is_nonzero"})
 # As csrc/replay.cpp numbers the kinds of arguments, and torch its types and formats.
 NONE, TENSOR, INTEGER, FLOATING, BOOLEAN, WORD, INTEGERS, TENSORS, FLOATINGS, TYPE, FORMAT = range(11)
@@ -109,6 +109,8 @@ class Recording(TorchDispatchMode):
         schema = func._schema  # noqa: SLF001
         if RANDOM in func.tags:
             raise UnrepeatableError(f"{schema.name} draws random numbers")
+        if SHAPED in func.tags and (schema.name != "aten::index" or _masks(args[1])):
+            raise UnrepeatableError(f"{schema.name} returns as much as the numbers say")
         arguments = _in_order(schema, args, kwargs)
         read = [tensor for value in arguments for tensor in _tensors(value)]
         known = [
@@ -245,6 +247,10 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [tensor for one in value for tensor in _tensors(one)] if isinstance(value, list | tuple) else []
+
+
+def _masks(indices: Any) -> bool:
+    return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(indices))
 
 
 def _all_in(value: Any, known: list[Tensor]) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -12,14 +13,24 @@ def write(path: str | Path, text: str, *, overwrite: bool = False) -> Path:
     Raises:
         FileExistsError: the file exists, and ``overwrite`` is not set.
     """
+    whole = text if text.endswith("\n") else text + "\n"
+    return write_by(path, lambda part: part.write_text(whole, encoding="utf-8"), overwrite=overwrite)
+
+
+def write_by(path: str | Path, fill: Callable[[Path], object], *, overwrite: bool = False) -> Path:
+    """Let ``fill`` write a file that then becomes ``path``, whole or not at all.
+
+    Raises:
+        FileExistsError: the file exists, and ``overwrite`` is not set.
+    """
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"`path` (={str(path)!r}) exists; use another, or overwrite=True.")
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+        fill(part)
         part.replace(path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
     return path

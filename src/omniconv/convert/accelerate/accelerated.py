@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .finding import ORDERS, Finding
+from .kept import tensors_of
 from .report import Report
+from .saving import saved, write
 
 LAYOUTS = ("auto", *ORDERS)
 
@@ -24,7 +29,7 @@ class Accelerated(nn.Module):
         report: what was changed, and what was not.
     """
 
-    def __init__(self, network: nn.Module, report: Report, signature: inspect.Signature) -> None:
+    def __init__(self, network: nn.Module, report: Report | dict[str, Any], signature: inspect.Signature) -> None:
         super().__init__()
         self.network, self.report = network, report
         self.__signature__ = signature
@@ -32,6 +37,20 @@ class Accelerated(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.network(*args, **kwargs)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the network to a file, which :func:`omniconv.load` reads without the code that it was made from.
+
+        Args:
+            path: of the file.
+            overwrite: whether a file that is there may be lost.
+
+        Raises:
+            ValueError: it has a part that only its own code computes; ``report.opaque`` names it.
+            FileExistsError: there is such a file.
+        """
+        report = self.report if isinstance(self.report, dict) else self.report.to_dict()
+        write(path, saved(self.network, self.__signature__, report), overwrite=overwrite)
 
     def train(self, mode: bool = True) -> Accelerated:
         """Raise if training is asked for: norms are part of the weights here."""
@@ -67,7 +86,8 @@ def accelerate(
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: the model does not take the example, or ``layout`` is none of the three.
+        ValueError: the model does not take the example, or has not seen its input yet, or ``layout`` is none of the
+            three.
 
     Example:
         >>> import torch
@@ -80,10 +100,23 @@ def accelerate(
         raise TypeError(f"`model` (={type(model).__name__}) must be an nn.Module.")
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` (={layout!r}) must be one of {', '.join(map(repr, LAYOUTS))}.")
+    lazy = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(f"`model` has not seen its input yet ({', '.join(lazy)}); run it once.")
     args, kwargs = _arguments(example_input)
-    own = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    network, report = Finding(own, args, kwargs, layout, seconds, verify=verify).run()
+    with torch.inference_mode(mode=False):  # whose tensors count no changes
+        network, report = Finding(_copied(model), args, kwargs, layout, seconds, verify=verify).run()
     return Accelerated(network, report, inspect.signature(model.forward))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy for inference; tensors that were computed, such as norms of weights, are copied as they are."""
+    computed = {id(tensor): tensor.detach().clone() for tensor in tensors_of(model) if not tensor.is_leaf}
+    own = copy.deepcopy(model, computed).eval()
+    for parameter in own.parameters():
+        if parameter.is_leaf:  # a script's are not
+            parameter.requires_grad_(False)
+    return own
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

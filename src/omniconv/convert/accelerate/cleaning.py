@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from .layout import CHECKS
 from .reading import Reading, argument, may_write, mutates, written
-from .tracing import CHECKS, UntraceableError, constant
+from .tracing import UntraceableError, constant
 
 NDIM_METHODS = ("dim", "ndimension")
 

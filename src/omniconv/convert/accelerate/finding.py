@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from omniconv.analysis.timing import Timing, interleaved, ratios
 
 from .layout import laid
-from .pieces import Piece, pieces_of, placed, prove, rewrite
-from .proof import Distance, distance, module_in_float64, variations, widened
+from .pieces import Example, Piece, pieces_of, placed, prove, rewrite
+from .proof import Distance, Wide, distance, module_in_float64, variations, widened
 from .replayed import Replayed
 from .report import Entry, Report
 
@@ -45,29 +45,37 @@ class Finding:
 
     def run(self) -> tuple[nn.Module, Report]:
         """The network and what is to be said of it."""
-        pieces, opaque = pieces_of(self.own)
-        inputs = self._inputs_of(pieces)
-        for piece in list(pieces):
-            if piece.path not in inputs:
-                opaque[piece.path] = "the example does not pass through it"
-                pieces.remove(piece)
-                continue
+        pieces, opaque, inputs = self._looked()
+        for piece in pieces:
             self._rewrite(piece, inputs[piece.path])
         said: dict[str, Any] = {"opaque": opaque}
         said["left"] = {piece.full(name): why for piece in pieces for name, why in piece.left.items()}
         if not any(piece.changes for piece in pieces):
             return self.own, Report(refused="there is nothing in it that could be faster", **said)
         said["changes"] = tuple(entry for piece in pieces for entry in _entries(piece))
+        pieces = [piece for piece in pieces if piece.changes]
         said["removed"] = tuple(piece.full(name) for piece in pieces for name in piece.removed)
         return self._choose(pieces, said)
+
+    def _looked(self) -> tuple[list[Piece], dict[str, str], dict[str, list[Any]]]:
+        """The pieces that the example passes through, why there are no others, and what each is called with."""
+        example = Example()
+        while True:
+            pieces, opaque = pieces_of(self.own, example)
+            calls = self._calls_of(pieces)
+            passed = [piece for piece in pieces if piece.path in calls]
+            if not any([example.teaches(piece, *calls[piece.path]) for piece in passed]):  # noqa: C419  # of each
+                break
+        opaque |= {piece.path: "the example does not pass through it" for piece in pieces if piece not in passed}
+        return passed, opaque, {path: inputs for path, (inputs, _) in calls.items()}
 
     def _rewrite(self, piece: Piece, inputs: list[Any]) -> None:
         """Rewrite a piece, again without what could not be proved."""
         while True:
-            rewrite(piece, inputs)
+            rewrite(piece)
             if not self.verify or not piece.changes:
                 return
-            prove(piece, inputs, _dtype(self.own))
+            prove(piece, inputs)
             wrong = [at for at, found in piece.distances.items() if not found.holds]
             if not wrong:
                 return
@@ -78,24 +86,27 @@ class Finding:
                 }
             )
 
-    def _inputs_of(self, pieces: list[Piece]) -> dict[str, list[Any]]:
-        """What each piece is called with first, when the model runs the example."""
-        found: dict[str, list[Any]] = {}
-        handles = []
+    def _calls_of(self, pieces: list[Piece]) -> dict[str, tuple[list[Any], Any]]:
+        """What each piece is called with first, and returns, when the model runs the example."""
+        given: dict[str, Any] = {}
+        found: dict[str, tuple[list[Any], Any]] = {}
+        own = copy.deepcopy(self.own)  # which a call may change
         for piece in pieces:
 
-            def note(module: nn.Module, args: Any, kwargs: Any, piece: Piece = piece) -> None:
-                if piece.path not in found:
-                    found[piece.path] = pytree.tree_map(_copied, placed(piece.graph, args, kwargs))
+            def before(module: nn.Module, args: Any, kwargs: Any, piece: Piece = piece) -> None:
+                if piece.path not in given:
+                    given[piece.path] = _copied_all(placed(piece.graph, args, kwargs))
 
-            handles.append(self.own.get_submodule(piece.path).register_forward_pre_hook(note, with_kwargs=True))
+            def behind(module: nn.Module, args: Any, output: Any, piece: Piece = piece) -> None:
+                if piece.path not in found and given[piece.path] is not None:
+                    found[piece.path] = given[piece.path], _copied_all(output)
+
+            own.get_submodule(piece.path).register_forward_pre_hook(before, with_kwargs=True)
+            own.get_submodule(piece.path).register_forward_hook(behind)
         try:
-            self._call(self.own)
+            self._call(own)
         except Exception as error:
             raise ValueError(f"`example_input` is not what the model takes: {type(error).__name__}: {error}") from error
-        finally:
-            for handle in handles:
-                handle.remove()
         return found
 
     def _call(self, network: nn.Module) -> Any:
@@ -130,8 +141,12 @@ class Finding:
         if [piece.path for piece in pieces] == [""]:
             return _running(pieces[0], innermost=innermost)
         network = copy.deepcopy(self.own)
-        for piece in pieces:
-            network.set_submodule(piece.path, copy.deepcopy(_running(piece, innermost=innermost)))
+        for piece in pieces:  # the whole comes first, if it is one
+            faster = copy.deepcopy(_running(piece, innermost=innermost))
+            if piece.path:
+                network.set_submodule(piece.path, faster)
+            else:
+                network = faster
         return network
 
     def _verified(self, network: nn.Module) -> dict[str, Distance]:
@@ -140,19 +155,30 @@ class Finding:
         Raises:
             ValueError: one is more than rounding.
         """
-        exact, found = module_in_float64(self.own), {}
+        exact = module_in_float64(self.own)
+        found: dict[str, Distance] = {}
+        own, twin, network = (copy.deepcopy(one) for one in (self.own, self.own, network))  # which calls may change
         generator = torch.Generator().manual_seed(SEED)
         values, how = pytree.tree_flatten((self.args, self.kwargs))
         for name, inputs in variations(values, generator):
             args, kwargs = pytree.tree_unflatten(inputs, how)
             try:
                 with torch.no_grad():
-                    theirs = self.own(*_copied_all(args), **_copied_all(kwargs))
+                    theirs = own(*_copied_all(args), **_copied_all(kwargs))
             except Exception as error:  # noqa: BLE001  # a model may refuse other sizes in any way
                 self.skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 continue
+            if not found and not self._is_repeated(twin, theirs, (args, kwargs)):
+                raise ValueError(f"{name}: it returns other numbers at each call")
             found[name] = self._distance(name, network, exact, theirs, (args, kwargs))
         return found
+
+    @staticmethod
+    def _is_repeated(twin: nn.Module, theirs: Any, given: tuple[Any, Any]) -> bool:
+        """Whether a copy of the model returns the same."""
+        args, kwargs = _copied_all(given)
+        with torch.no_grad():
+            return distance(widened(theirs), theirs, twin(*args, **kwargs)).holds
 
     def _distance(
         self, name: str, network: nn.Module, exact: nn.Module, theirs: Any, given: tuple[Any, Any]
@@ -160,7 +186,8 @@ class Finding:
         args, kwargs = given
         try:
             with torch.no_grad():
-                right = exact(*widened(_copied_all(args)), **widened(_copied_all(kwargs)))
+                with Wide():
+                    right = exact(*widened(_copied_all(args)), **widened(_copied_all(kwargs)))
                 ours = network(*_copied_all(args), **_copied_all(kwargs))
         except Exception as error:
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
@@ -172,8 +199,9 @@ class Finding:
     def _timed(self, networks: Mapping[str, nn.Module]) -> dict[str, Timing]:
         if not self.seconds > 0:
             return {}
-        calls: dict[str, Callable[[], object]] = {"before": lambda: self.own(*self.args, **self.kwargs)}
-        for order, network in networks.items():
+        own, tried = copy.deepcopy(self.own), copy.deepcopy(dict(networks))  # which calls may change
+        calls: dict[str, Callable[[], object]] = {"before": lambda: own(*self.args, **self.kwargs)}
+        for order, network in tried.items():
             calls[order] = lambda network=network: network(*self.args, **self.kwargs)  # type: ignore[misc]
         with torch.no_grad():
             return interleaved(calls, seconds=self.seconds, settle_seconds=0.02)
@@ -189,11 +217,6 @@ def _entries(piece: Piece) -> Iterator[Entry]:
     for at, change in enumerate(piece.changes):
         names = tuple(piece.full(step) for step in change.steps)
         yield Entry(names, change.layer, change.why, change.how, piece.distances.get(at))
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    return next(floating, torch.float32)
 
 
 def _copied(leaf: Any) -> Any:

@@ -56,8 +56,8 @@ class Kept:
             else:
                 container.update(parts)
         for name, module in self.modules.items():
-            vars(module).clear()
-            vars(module).update(self._attributes[name])
+            module.__dict__.clear()
+            module.__dict__.update(self._attributes[name])
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:

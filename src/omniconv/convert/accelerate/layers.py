@@ -76,6 +76,8 @@ def _of_module(reading: Reading, node: fx.Node) -> Any:
         return None
     if type(module) is nn.Linear:
         return "it has hooks or computed weights" if reading.plain_module(node) is None else module
+    if isinstance(module, nn.Linear) and not type(module).__module__.startswith("omniconv."):
+        return f"its class {type(module).__name__} may compute something else than Linear"
     if isinstance(module, ConvLayer):
         return module if _is_linear(module) and reading.plain_module(node) is not None else None
     known = replaceable()
@@ -84,7 +86,7 @@ def _of_module(reading: Reading, node: fx.Node) -> Any:
         return known[kind].from_torch(module, padding=rule)
     why = refusal(module, known)
     if why or type(module) not in known:
-        return why or None
+        return why.removesuffix("; give a rule for it") or None
     try:
         return known[type(module)].from_torch(module)
     except (TypeError, ValueError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One layout for a whole graph: inputs are converted once where they come in, and outputs where they leave."""
+"""One layout for a whole graph: inputs are checked and converted once where they come in, and outputs as they leave."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .reading import written
+from .reading import memory_of, written
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -25,11 +25,37 @@ def in_order(value: Any) -> Any:
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
+def apart(value: Any) -> Any:
+    """A copy of a tensor that the network keeps, for whoever may write to it."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def left_out(value: Any, name: str) -> None:
+    """Raise ValueError for an argument that the example leaves out."""
+    if value is not None:
+        raise ValueError(
+            f"`{name}` (={type(value).__name__}) must be None, as in the example that the network was accelerated "
+            "with; accelerate it with an example that has it."
+        )
+
+
+def given(value: Any, name: str) -> None:
+    """Raise ValueError for an argument that only the example has."""
+    if value is None:
+        raise ValueError(
+            f"`{name}` (=None) must be given, as in the example that the network was accelerated with; accelerate it "
+            "with an example that leaves it out."
+        )
+
+
+CHECKS = (given, left_out)
+
+
 def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
     """The same graph, sharing its modules, that returns what is in order as such, whatever lies how within.
 
-    With ``innermost`` images come in with their channels innermost. ``view`` becomes ``reshape``, where nobody writes to
-    the view: it looks at a tensor of any layout.
+    With ``innermost`` images come in with their channels innermost. ``view`` becomes ``reshape``, where nobody writes
+    to the view: it looks at a tensor of any layout.
     """
     names: dict[fx.Node, fx.Node] = {}
     steps = fx.Graph()
@@ -48,6 +74,8 @@ def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
             new.target = "reshape"
     ordered = {names[node]: node for node in output.all_input_nodes if node.meta.get("in_order")}
     made = {new: steps.call_function(in_order, (new,)) for new in ordered}
+    fixed = [node for node in output.all_input_nodes if any(one.op == "get_attr" for one in memory_of(node))]
+    made |= {names[node]: steps.call_function(apart, (names[node],)) for node in fixed}
     steps.output(fx.map_arg(value, lambda node: made.get(node, node)))
     return fx.GraphModule(graph, steps, type(graph).__name__)
 

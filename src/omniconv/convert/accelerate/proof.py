@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .chains import Change
 
@@ -43,13 +45,16 @@ class Distance:
         return self.ours <= self.allowed
 
 
+UNKNOWN = Distance(float("inf"), 0.0, 0.0, 0.0)
+
+
 def distance(right: Any, theirs: Any, ours: Any) -> Distance:
-    """Of two results from the one in float64; each may be a tensor, or tensors in lists and dictionaries.
+    """Of two results from the one in float64; each may be a tensor, or tensors in lists, dictionaries and objects.
 
     Raises:
         ValueError: they are not built alike.
     """
-    (wanted, _), (kept, its), (new, new_how) = (pytree.tree_flatten(value) for value in (right, theirs, ours))
+    (wanted, _), (kept, its), (new, new_how) = (pytree.tree_flatten(_open(value)) for value in (right, theirs, ours))
     if new_how != its or len(wanted) != len(new):
         raise ValueError(f"it returns {new_how} where the network returns {its}")
     found = Distance(0.0, 0.0, 0.0, 0.0)
@@ -60,6 +65,22 @@ def distance(right: Any, theirs: Any, ours: Any) -> Distance:
             raise ValueError(f"it returns {_shape(now)} where the network returns {_shape(old)}")
         found = _further(found, _of(exact, old, now))
     return found
+
+
+def _open(value: Any) -> Any:
+    """What stands in objects that are no containers of torch's, as dictionaries; numbers as tensors."""
+
+    def opened(leaf: Any) -> Any:
+        if isinstance(leaf, float):
+            return torch.tensor(leaf, dtype=torch.float64)
+        if isinstance(leaf, Mapping):
+            return _open(dict(leaf))
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            return _open({name.name: getattr(leaf, name.name) for name in fields(leaf)})
+        plain = isinstance(leaf, Tensor | nn.Module | type) or not hasattr(leaf, "__dict__")
+        return leaf if plain else _open(dict(vars(leaf)))
+
+    return pytree.tree_map(opened, value)
 
 
 def _shape(value: Any) -> str:
@@ -97,7 +118,43 @@ def widened(value: Any) -> Any:
     return pytree.tree_map(wide, value)
 
 
-class Exact(fx.Interpreter):
+class Wide(TorchDispatchMode):
+    """Computes in float64 whatever floating type a forward names."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = {key: _wide(value) for key, value in (kwargs or {}).items()}
+        written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]  # noqa: SLF001
+        given = [arg if writes else widened(arg) for arg, writes in zip(args, written, strict=False)]
+        return func(*given, **named)
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, torch.dtype) and value.is_complex:
+        return torch.complex128
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+class Steps(fx.Interpreter):
+    """A graph that is called with one value for each of its inputs, those that stand for several included."""
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return next(self.args_iter) if target.startswith("*") else super().placeholder(target, args, kwargs)
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return _as_written(super().output(target, args, kwargs))
+
+
+def _as_written(value: Any) -> Any:
+    """Lists and dictionaries of a graph, which cannot be changed, as those that its code returns."""
+    if isinstance(value, dict):
+        return {key: _as_written(part) for key, part in value.items()} if type(value) is immutable_dict else value
+    if type(value) in (tuple, immutable_list):
+        parts = [_as_written(part) for part in value]
+        return parts if type(value) is immutable_list else tuple(parts)
+    return value
+
+
+class Exact(Steps):
     """A graph in float64 that keeps the results which are asked for."""
 
     def __init__(self, graph: fx.GraphModule, wanted: set[str]) -> None:
@@ -111,18 +168,28 @@ class Exact(fx.Interpreter):
         return found
 
 
-def proved(
-    graph: fx.GraphModule, changes: Sequence[Change], inputs: Sequence[Any], dtype: torch.dtype
-) -> dict[int, Distance]:
+def proved(graph: fx.GraphModule, changes: Sequence[Change], inputs: Sequence[Any]) -> dict[int, Distance]:
     """For each change its distance from the steps that it stands for, on what these are given in float64."""
     wanted = {name for change in changes for name in (change.input, change.other, change.output) if name}
     with torch.no_grad():
         exact = Exact(graph, wanted)
-        exact.run(*widened(inputs))
-        return {at: _one(graph, change, exact.kept, dtype) for at, change in enumerate(changes)}
+        try:
+            with Wide():
+                exact.run(*widened(inputs))
+        except Exception:  # noqa: BLE001  # what cannot be computed in float64 cannot be proved
+            return dict.fromkeys(range(len(changes)), UNKNOWN)
+        return {at: _one(graph, change, exact.kept) for at, change in enumerate(changes)}
 
 
-def _one(graph: fx.GraphModule, change: Change, kept: Mapping[str, Tensor], dtype: torch.dtype) -> Distance:
+def _one(graph: fx.GraphModule, change: Change, kept: Mapping[str, Tensor]) -> Distance:
+    try:
+        return _compared(graph, change, kept)
+    except (ValueError, TypeError, RuntimeError):  # another shape or type
+        return UNKNOWN
+
+
+def _compared(graph: fx.GraphModule, change: Change, kept: Mapping[str, Tensor]) -> Distance:
+    dtype = next(change.module.parameters()).dtype
     given = {name: kept[name].to(dtype) for name in (change.input, change.other) if name}
     theirs = _steps(graph, given, change.output)
     other = [] if change.other is None else [given[change.other]]
@@ -170,13 +237,13 @@ def variations(inputs: Sequence[Any], generator: torch.Generator) -> Iterator[tu
     yield "the inputs given", list(inputs)
     yield "random inputs", random_inputs(inputs, lambda leaf: normal(leaf, leaf.shape))
     if any(isinstance(leaf, Tensor) and leaf.dim() > 2 for leaf in pytree.tree_leaves(inputs)):
-        yield "another batch", random_inputs(inputs, lambda leaf: normal(leaf, (_other(leaf), *leaf.shape[1:])))
+        yield "another batch", random_inputs(inputs, lambda leaf: normal(leaf, _rebatched(leaf)))
         for name, by in (("larger inputs", 32), ("inputs of odd sizes", 17)):
             yield name, random_inputs(inputs, lambda leaf, by=by: normal(leaf, _grown(leaf, by)))  # type: ignore[misc]
 
 
-def _other(leaf: Tensor) -> int:
-    return 2 if leaf.shape[0] == 1 else 1
+def _rebatched(leaf: Tensor) -> tuple[int, ...]:
+    return (2 if leaf.shape[0] == 1 else 1, *leaf.shape[1:]) if leaf.dim() else ()
 
 
 def _grown(leaf: Tensor, by: int) -> tuple[int, ...]:

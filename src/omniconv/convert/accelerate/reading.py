@@ -167,7 +167,8 @@ class Reading:
         if mutates(node) and node.args[0] is other:
             return None
         same = all(_seen(other, key) == _seen(source, key) != MISSING for key in ("shape", "dtype"))
-        return other if same else None
+        # What comes from other inputs may have another batch, which one example does not show
+        return other if same and not _inputs_of(other).isdisjoint(_inputs_of(source)) else None
 
     def is_nothing(self, node: fx.Node) -> bool:
         """Whether a step returns what it is given: a dropout that no longer drops, an identity."""
@@ -190,6 +191,16 @@ class Reading:
         if isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase):  # noqa: SLF001
             return True
         return self.is_nothing(node) or self.activation(node) is not None or node.target in (F.batch_norm, *KEEPING)
+
+
+def _inputs_of(node: fx.Node) -> set[fx.Node]:
+    """The inputs of the graph that a step's result comes from."""
+    found, left = {node}, [node]
+    while left:
+        new = set(left.pop().all_input_nodes) - found
+        found |= new
+        left.extend(new)
+    return {one for one in found if one.op == "placeholder"}
 
 
 def argument(node: fx.Node, at: int, name: str, default: Any) -> Any:
@@ -248,15 +259,21 @@ def written(graph: fx.Graph) -> set[fx.Node]:
 
 def written_by(node: fx.Node) -> set[fx.Node]:
     """The step to whose result this one writes, and those that it may be a view of; none for most."""
+    given = node.kwargs.get("out", node.args[0] if node.args else None)
+    return memory_of(given) if mutates(node) else set()
+
+
+def memory_of(given: Any) -> set[fx.Node]:
+    """A step, or several, and those of whose results theirs may be views."""
     found: set[fx.Node] = set()
-    nodes: list[Any] = [node.kwargs.get("out", node.args[0] if node.args else None)] if mutates(node) else []
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, list | tuple):
-            nodes.extend(node)
-        elif isinstance(node, fx.Node) and node not in found:
-            found.add(node)
-            nodes.extend(_shared(node))
+    left = [given]
+    while left:
+        one = left.pop()
+        if isinstance(one, list | tuple):
+            left.extend(one)
+        elif isinstance(one, fx.Node) and one not in found:
+            found.add(one)
+            left.extend(_shared(one))
     return found
 
 

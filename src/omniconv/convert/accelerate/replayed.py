@@ -15,6 +15,8 @@ from omniconv.core.native import plain, watching
 from omniconv.core.observe import current_listener
 from omniconv.core.replay import Recording, Replay, UnrepeatableError
 
+from .reading import written
+
 MOST = 8  # kinds of inputs that are remembered
 BEFORE = 2  # runs of a kind before it is recorded: weights are packed when they come a second time
 
@@ -32,12 +34,18 @@ class Replayed(nn.Module):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
         self.graph = graph
+        for module in graph.modules():
+            seal: Any = getattr(module, "seal", None)
+            if seal is not None:
+                seal()
         self._forget()
 
     def _forget(self) -> None:
         self._kinds: dict[Any, Any] = {}
         self._own = [*self.graph.parameters(), *self.graph.buffers()]
         self._versions = [tensor._version for tensor in self._own]  # noqa: SLF001
+        # A recording runs more than once with the same inputs, which must then stay as they are
+        self._writes = any(node.op == "placeholder" for node in written(self.graph.graph))
         self._hooks = [
             hooks
             for module in self.graph.modules()
@@ -45,7 +53,7 @@ class Replayed(nn.Module):
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_kinds", "_own", "_versions", "_hooks")
+        kept = ("_kinds", "_own", "_versions", "_writes", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,7 +81,7 @@ class Replayed(nn.Module):
 
     def _may(self, args: Sequence[Any]) -> bool:
         """Whether nothing but eager inference looks on."""
-        if not all([type(value) is Tensor and value.is_cpu for value in args]) or not plain(args):  # noqa: C419
+        if self._writes or not all([type(value) is Tensor and value.is_cpu for value in args]) or not plain(args):  # noqa: C419
             return False
         if torch.is_grad_enabled() and any(value.requires_grad for value in (*args, *self._own)):
             return False

@@ -25,6 +25,7 @@ from omniconv.core.follow import hooked
 from omniconv.core.layer import PlannedLayer
 
 from .kept import Kept, tensors_of
+from .layout import given, left_out
 from .reading import written_by
 
 RANDOM = torch.Tag.nondeterministic_seeded
@@ -83,27 +84,6 @@ class _Tracer(fx.Tracer):
         name = str(arg.node.target)
         self.create_proxy("call_function", left_out if name in self.absent else given, (arg, name), {})
         return None if name in self.absent else arg
-
-
-def left_out(value: Any, name: str) -> None:
-    """Raise ValueError for an argument that the example leaves out."""
-    if value is not None:
-        raise ValueError(
-            f"`{name}` (={type(value).__name__}) must be None, as in the example that the network was accelerated "
-            "with; accelerate it with an example that has it."
-        )
-
-
-def given(value: Any, name: str) -> None:
-    """Raise ValueError for an argument that only the example has."""
-    if value is None:
-        raise ValueError(
-            f"`{name}` (=None) must be given, as in the example that the network was accelerated with; accelerate it "
-            "with an example that leaves it out."
-        )
-
-
-CHECKS = (given, left_out)
 
 
 def is_step(module: nn.Module) -> bool:

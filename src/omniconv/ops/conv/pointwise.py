@@ -169,6 +169,11 @@ class _PointwiseConv(Conv):
         self.activation = activation_of("activation", activation)
         self._followed, self._recorded = followed(self.problem), pointwise_at_once(self.problem)
 
+    def seal(self) -> None:
+        """Take it that nobody changes the weights past torch's count, so that packed ones need not be compared."""
+        if self._followed is not None:
+            self._followed.seal()
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         if residual is None and self.norm is None and self.activation is None:
             return super().forward(input)
@@ -242,6 +247,16 @@ class Linear(nn.Linear):
         self._followed = None
         if in_features > 0 and out_features > 0:
             self._followed = followed(ConvProblem.of("conv", 1, in_features, out_features, 1, bias=bias))
+
+    def seal(self) -> None:
+        """Take it that nobody changes the weights past torch's count, so that packed ones need not be compared."""
+        if self._followed is not None:
+            self._followed.seal()
+
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with for a layer like this one."""
+        found = {"in_features": self.in_features, "out_features": self.out_features, "bias": self.bias is not None}
+        return found | {"activation": self.activation}
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         if residual is not None:

@@ -41,14 +41,7 @@ def _pointwise(link: Link) -> nn.Module:
     sizes, bias = (layer.in_channels, layer.out_channels), layer.bias is not None
     made: Any = POINTWISE[layer.dim - 1](*sizes, layer.stride, bias=bias, device="meta", activation=link.activation)
     made.weight, made.bias = layer.weight, layer.bias
-    return sealed(made)
-
-
-def sealed(layer: Any) -> Any:
-    """The layer, whose weights are its own: nobody changes them past torch's count."""
-    if layer._followed is not None:  # noqa: SLF001  # of this library
-        layer._followed.seal()  # noqa: SLF001
-    return layer.train(mode=False)
+    return made.train(mode=False)
 
 
 def _linear(link: Link) -> Rewriting:
@@ -59,4 +52,4 @@ def _linear(link: Link) -> Rewriting:
         layer.in_features, layer.out_features, layer.bias is not None, device="meta", activation=link.activation
     )
     made.weight, made.bias = layer.weight, layer.bias
-    return Rewrite(1, sealed(made), "one call, with weights packed once")
+    return Rewrite(1, made.train(mode=False), "one call, with weights packed once")

@@ -74,6 +74,11 @@ class _DepthwiseSeparableConv(PlannedLayer):
         self._followed, self._recorded = followed(problem), pointwise_at_once(parts(problem)[1])
         self.reset_parameters()
 
+    def seal(self) -> None:
+        """Take it that nobody changes the weights past torch's count, so that packed ones need not be compared."""
+        if self._followed is not None:
+            self._followed.seal()
+
     @property
     def multiplier(self) -> int:
         """Depthwise filters per channel."""

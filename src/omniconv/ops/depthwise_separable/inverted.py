@@ -63,6 +63,7 @@ class _InvertedResidual(nn.Module):
     """
 
     dim: ClassVar[int]
+    maker: ClassVar[str] = "from_parts"
 
     def __init__(
         self,
@@ -112,6 +113,29 @@ class _InvertedResidual(nn.Module):
         if self.residual:
             self._check_same(in_channels)
         self._inverted: tuple[Any, Any, Inverted | None] = (None, None, None)
+
+    @classmethod
+    def from_parts(cls, expansion: nn.Module | None, separable: nn.Module, residual: bool = False) -> Any:
+        """A block of two layers, a :class:`PointwiseConv2d` (or None) and a :class:`DepthwiseSeparableConv2d`.
+
+        Raises:
+            ValueError: a ``residual`` where the shapes differ.
+        """
+        block = cls.__new__(cls)
+        nn.Module.__init__(block)
+        block.expansion, block.separable = expansion, separable  # type: ignore[assignment]
+        block.residual, block._inverted = boolean("residual", residual), (None, None, None)  # noqa: SLF001
+        if residual:
+            block._check_same((separable if expansion is None else expansion).in_channels)  # type: ignore[arg-type]  # noqa: SLF001
+        return block
+
+    def arguments(self) -> dict[str, Any]:
+        """What ``from_parts`` is called with for a block like this one."""
+        return {"expansion": self.expansion, "separable": self.separable, "residual": self.residual}
+
+    def seal(self) -> None:
+        """Take it that nobody changes the weights past torch's count, so that packed ones need not be compared."""
+        self._inverted = (None, None, None)
 
     def _check_same(self, in_channels: int) -> None:
         problem = self.separable.problem

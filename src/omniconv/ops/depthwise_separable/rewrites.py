@@ -12,7 +12,6 @@ from omniconv.core.chain import Link, Rewrite, Rewriting
 from omniconv.core.layer import ConvLayer
 from omniconv.core.problem import ConvProblem
 
-from .followed import followed
 from .inverted import INVERTED, POINTWISE, SEPARABLE
 
 
@@ -89,23 +88,11 @@ def _separable(links: Sequence[Link]) -> Any:
     )
     made.depthwise_weight, made.depthwise_bias = depthwise.weight, depthwise.bias
     made.pointwise_weight, made.bias = pointwise.weight, pointwise.bias
-    made._followed = followed(made.problem, sealed=True)  # noqa: SLF001  # of its own family
     return made.train(mode=False)
 
 
 def _inverted(links: Sequence[Link]) -> nn.Module:
-    first, depthwise, last = (link.layer for link in links[:3])
-    made = INVERTED[first.dim](
-        first.in_channels,
-        last.out_channels,
-        depthwise.kernel_size,
-        depthwise.stride,
-        depthwise.padding,
-        depthwise.dilation,
-        device="meta",
-        expansion=first.out_channels / first.in_channels,
-        residual=bool(links[2].added),
-    )
+    first = links[0].layer
     expansion: Any = POINTWISE[first.dim](
         first.in_channels,
         first.out_channels,
@@ -114,5 +101,4 @@ def _inverted(links: Sequence[Link]) -> nn.Module:
         activation=links[0].activation,
     )
     expansion.weight, expansion.bias = first.weight, first.bias
-    made.expansion, made.separable = expansion, _separable(links[1:3])
-    return made.train(mode=False)
+    return INVERTED[first.dim].from_parts(expansion, _separable(links[1:3]), bool(links[2].added)).train(mode=False)
