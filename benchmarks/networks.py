@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 import json
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -32,6 +30,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import omniconv
+from engines import engines
 from fusing import ADDS, CONVOLUTIONS, fused, is_activation, is_depthwise, is_pointwise
 from omniconv import __version__
 from omniconv.analysis.benchmark.measure import SAMPLE
@@ -117,32 +116,6 @@ def models() -> dict[str, nn.Module]:
     }
 
 
-def engines(picture: Tensor, threads: int) -> Iterator[tuple[str, Call]]:
-    """The network in each inference engine that is installed."""
-    if find_spec("onnx") is None:
-        return
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that another exporter, which needs another package, is newer
-        torch.onnx.export(network(), (picture,), content, dynamo=False, opset_version=18)
-    if version("onnxruntime"):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = onnxruntime.InferenceSession(content.getvalue(), options, providers=["CPUExecutionProvider"])
-        feed = {session.get_inputs()[0].name: picture.numpy()}
-        yield "onnxruntime", lambda: torch.from_numpy(session.run(None, feed)[0])
-    if version("openvino"):
-        import openvino
-
-        core = openvino.Core()
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        request = core.compile_model(core.read_model(content.getvalue()), "CPU", config).create_infer_request()
-        request.set_input_tensor(openvino.Tensor(picture.numpy(), shared_memory=True))
-        yield "openvino", lambda: (request.infer(), torch.from_numpy(request.get_output_tensor().data))[1]
-
-
 def checked(calls: dict[str, Call], picture: Tensor) -> None:
     """Raise unless every call gives the logits of the network in float64, to rounding."""
     right: Tensor = network().double()(picture.double())
@@ -203,7 +176,7 @@ def measured(seconds: float, *, rt: bool) -> dict[str, Any]:
     pictures = {layout: picture.contiguous(memory_format=form) for layout, form in LAYOUTS.items()}
     nets = models()
     calls: dict[str, Call] = {name: partial(net, pictures[name.split("/")[1]]) for name, net in nets.items()}
-    calls |= dict(engines(picture, machine.threads))
+    calls |= dict(engines(network(), picture, machine.threads))
     with torch.inference_mode(), real_time(wanted=rt) as refused:
         checked(calls, picture)
         say(refused or f"timing {len(calls)} ways")

@@ -67,6 +67,8 @@ def test_it_runs_and_its_expectations_hold(installed, capsys, monkeypatch):
     assert "ok     convolutions swapped: 49, 0 left" in printed
     assert "ok     before the swap: top-1 17, top-5 20 of 20" in printed
     assert "ok     after the swap: top-1 17, top-5 20 of 20" in printed
+    assert "ok     accelerated: top-1 17, top-5 20 of 20" in printed
+    assert "ok     first answers, accelerated: the same" in printed
     assert "WRONG" not in printed
 
 

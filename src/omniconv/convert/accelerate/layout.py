@@ -3,33 +3,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from omniconv.core.native import transforming
 
 from .reading import memory_of, written
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def _step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that stays a step where its graph is traced again, as it is where it was pickled."""
+
+    @wraps(function)
+    def called(value: Any, *more: Any) -> Any:
+        if isinstance(value, fx.Proxy):
+            return value.tracer.create_proxy("call_function", called, (value, *more), {})
+        return function(value, *more)
+
+    return called
+
+
+@_step
 def channels_innermost(value: Any) -> Any:
     """An image or volume with its channels innermost; anything else as it is."""
-    if not isinstance(value, Tensor) or value.dim() not in FORMATS:
+    if not isinstance(value, Tensor) or value.dim() not in FORMATS or transforming():
         return value
     return value.contiguous(memory_format=FORMATS[value.dim()])
 
 
+@_step
 def in_order(value: Any) -> Any:
     """A tensor with its axes in order, as who reads a network's outputs by ``view`` expects."""
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
+@_step
 def apart(value: Any) -> Any:
     """A copy of a tensor that the network keeps, for whoever may write to it."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
+@_step
 def left_out(value: Any, name: str) -> None:
     """Raise ValueError for an argument that the example leaves out."""
     if value is not None:
@@ -39,6 +59,7 @@ def left_out(value: Any, name: str) -> None:
         )
 
 
+@_step
 def given(value: Any, name: str) -> None:
     """Raise ValueError for an argument that only the example has."""
     if value is None:
@@ -48,7 +69,18 @@ def given(value: Any, name: str) -> None:
         )
 
 
-CHECKS = (given, left_out)
+@_step
+def batched(value: Any, count: int) -> None:
+    """Raise ValueError unless a tensor has so many axes."""
+    if value.dim() != count:
+        raise ValueError(
+            f"an input of {value.dim()} axes must have {count} here, as in the example that the network was "
+            "accelerated with, because it meets a norm or a constant of a batch; accelerate it with an example of as "
+            "many."
+        )
+
+
+CHECKS = (given, left_out, batched)
 
 
 def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:

@@ -22,6 +22,7 @@ from .chains import Change
 
 # Of the original's own distance from float64, and of a type's precision at the largest number.
 TIMES, ROUNDINGS = 8.0, 64.0
+MOST_GROWN = 2  # inputs of another size at a time
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,9 @@ def _rebatched(leaf: Tensor) -> tuple[int, ...]:
 
 
 def _grown(leaf: Tensor, by: int) -> tuple[int, ...]:
-    return (*leaf.shape[:2], *(size + by for size in leaf.shape[2:])) if leaf.dim() > 2 else tuple(leaf.shape)
+    """Larger, and two of them at most: products in float64 take their time."""
+    few, more = tuple(min(size, MOST_GROWN) for size in leaf.shape[:1]), leaf.shape[1:]
+    return (*few, *more[:1], *(size + by for size in more[1:])) if leaf.dim() > 2 else (*few, *more)
 
 
 def module_in_float64(model: nn.Module) -> nn.Module:

@@ -132,6 +132,16 @@ class Reading:
             return 1 / line, none
         return None
 
+    def brings_batch(self, node: fx.Node, axis: int) -> bool:
+        """Whether a step takes the axis before that of the channels, which counts from the end, for a batch.
+
+        A norm of images or volumes refuses a sample by itself; others would take its channels for a batch.
+        """
+        if self._norm(node) is not None:
+            return type(self.module(node)) not in (nn.BatchNorm2d, nn.BatchNorm3d) and axis != -1
+        constants = [self.constant(argument) for argument in node.args]
+        return any(isinstance(one, Tensor) and one.dim() > -axis for one in constants)
+
     def _norm(self, node: fx.Node) -> tuple[Tensor, Tensor] | None:
         """A batch norm that no longer trains."""
         module = self.plain_module(node)

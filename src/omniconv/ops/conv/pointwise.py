@@ -38,6 +38,7 @@ from omniconv.core.problem import ConvProblem
 from . import FAMILY, is_unpadded_pointwise
 from .base import Conv
 
+LEAST_ROWS = 4  # fewer read each weight so seldom that torch's product of a matrix and a vector is faster
 CONVS = {2: torch.conv2d, 3: torch.conv3d}
 
 
@@ -271,7 +272,9 @@ class Linear(nn.Linear):
             return None
         if self._left and input.dtype is torch.bfloat16:
             return None
-        if input.shape[-1] != self.in_features or not takes((input, self.weight, self.bias, residual)):
+        if input.shape[-1] != self.in_features or input.numel() < LEAST_ROWS * self.in_features:
+            return None
+        if not takes((input, self.weight, self.bias, residual)):
             return None
         channels = input.reshape(1, -1, self.in_features).transpose(1, 2)
         added = None if residual is None else residual.reshape(1, -1, self.out_features).transpose(1, 2)

@@ -65,7 +65,7 @@ class PrepackedConv(FollowedConv):
         problem = layer.problem
         pads: Sequence[tuple[int, int]] = problem.pads()
         even = all(before == after for before, after in pads)
-        self._pads = None if even else problem.flat_pads()
+        self._pads = None if even else tuple(amount for pair in reversed(pads) for amount in pair)  # F.pad: last first
         padding = [before for before, _ in pads] if even else [0] * problem.dim
         self._numbers = padding, list(problem.stride), list(problem.dilation), problem.groups
         self._held: tuple[Any, Tensor] | None = None
