@@ -4,33 +4,17 @@
 #pragma once
 
 #include "activation.h"
-#include "tasks.h"
+#include "passes.h"
 
 namespace omniconv {
 namespace {
 
-constexpr int64_t PASSED_AT_ONCE = 1 << 14;  // numbers of a task
-constexpr int64_t MOST_PASSED = 64;          // tasks, where each keeps a total of every channel
-
 // Totals are added in the order of tasks, whoever computes them.
 template <class T>
-struct GradientPass {
+struct GradientPass : Passes {
   const ActivationGradient& call;
-  int64_t together, units;  // rows of a task
-  int64_t pieces, piece;    // of a row, where it is one of positions
 
-  explicit GradientPass(const ActivationGradient& of) : call(of), together(1), pieces(1), piece(call.length) {
-    if (call.by_rows) {
-      const int64_t least_rows = ceil_div(call.rows, MOST_PASSED);
-      together = most(most(PASSED_AT_ONCE / most(call.length, 1), least_rows), 1);
-    } else {
-      pieces = most(ceil_div(call.length, PASSED_AT_ONCE), 1);
-      piece = whole_vectors(ceil_div(call.length, pieces));
-      pieces = most(ceil_div(call.length, most(piece, 1)), 1);
-      together = most(PASSED_AT_ONCE / most(call.length, 1), 1);
-    }
-    units = ceil_div(call.rows, together) * pieces;
-  }
+  explicit GradientPass(const ActivationGradient& of) : Passes(of.rows, of.length, of.by_rows), call(of) {}
 
   int64_t floats() const {
     if (!call.totals) return 0;

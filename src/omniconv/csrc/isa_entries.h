@@ -15,6 +15,8 @@ int64_t pointwise_gradient(const Pointwise&, const Matrix& gradient, float* work
 int64_t fused(const Fused&, float* workspace, const Host&);
 void follow(const Followed&, const Host&);
 int64_t activation_gradient(const ActivationGradient&, float* workspace, const Host&);
+int64_t norm_sums(const Normed&, double* totals, float* workspace, const Host&);
+void normalize(const Normed&, const Host&);
 void dynamic(const Dynamic&, const View& output, const void* bias, const Host&);
 int64_t dynamic_gradient(const Dynamic&, const View& grad, const DynamicGradients&, float* workspace, const Host&);
 

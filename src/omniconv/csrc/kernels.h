@@ -87,6 +87,21 @@ struct ActivationGradient {
   Activation activation;
 };
 
+// A batch norm in training and an activation behind it, of tensors whose numbers lie alike and without gaps, as those of
+// `Followed`: z = scale · x + shift of each channel, to = activation(z). The way back has a gradient, of whose share
+// g = grad · activation'(z) the result is: to = of_grad · g + of_input · x + rest.
+struct Normed {
+  const void *input, *grad;  // grad is null on the way forward
+  void* to;
+  Type type;
+  int64_t rows, length, channels;
+  bool by_rows;
+  Affine affine;
+  const float* pilot;  // of each channel, a number near its own: sums are of distances d from it
+  const float *of_grad, *of_input, *rest;
+  Activation activation;
+};
+
 // A depthwise convolution, what follows it, and the pointwise one of that, whose own input stays unset. Before it may
 // stand a pointwise one, with what follows that: the input is then its input, and its output stays unset.
 struct Fused {
@@ -158,6 +173,9 @@ struct Kernels {
   void (*follow)(const Followed&, const Host&);
   // to = grad · activation'(…), and its totals; with and without a workspace likewise
   int64_t (*activation_gradient)(const ActivationGradient&, float* workspace, const Host&);
+  // Of each channel Σ d and Σ d² forward, Σ g and Σ g · d back; with and without a workspace likewise.
+  int64_t (*norm_sums)(const Normed&, double* totals, float* workspace, const Host&);
+  void (*normalize)(const Normed&, const Host&);
   // output = bias + Σ kernels of each position · input
   void (*dynamic)(const Dynamic&, const View& output, const void* bias, const Host&);
   // and its gradients, with and without a workspace likewise

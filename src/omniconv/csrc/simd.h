@@ -128,7 +128,7 @@ OMNICONV_INLINE vec load_first(const float* from, int64_t count) {
   return (vec)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
 #else
   vec value = {};
-  for (int64_t lane = 0; lane < count; ++lane) value[lane] = from[lane];
+  for (int64_t lane = 0; lane < count && lane < V; ++lane) value[lane] = from[lane];
   return value;
 #endif
 }
@@ -138,7 +138,7 @@ OMNICONV_INLINE vec load_first(const bf16* from, int64_t count) {
   return widen_lanes((hvec)_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from));
 #else
   vec value = {};
-  for (int64_t lane = 0; lane < count; ++lane) value[lane] = widen(from[lane]);
+  for (int64_t lane = 0; lane < count && lane < V; ++lane) value[lane] = widen(from[lane]);
   return value;
 #endif
 }

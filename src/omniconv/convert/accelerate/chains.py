@@ -16,7 +16,7 @@ from omniconv.core.family import families
 from .cleaning import unused
 from .layers import Mapped, folded, mapped
 from .layout import batched
-from .reading import Reading, argument, may_write, mutates
+from .reading import INFINITE, Reading, argument, may_write, mutates
 
 LONGEST = 3  # links that a family may take
 PERMUTES = (torch.permute,)
@@ -33,7 +33,7 @@ class Found:
         other: the step whose result is added, or None.
         moved: how axes are permuted behind a linear map, before what else follows it; () where they are not.
         folded: steps that became part of its weights.
-        batched: whether one of them would mean something else for a sample without a batch.
+        axes: how few and how many axes the input may have for them to mean the same.
     """
 
     link: Link
@@ -42,7 +42,7 @@ class Found:
     other: fx.Node | None = None
     moved: tuple[int, ...] = ()
     folded: list[fx.Node] = field(default_factory=list)
-    batched: bool = False
+    axes: tuple[int, float] = (0, INFINITE)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class Chains:
                 factor = affine[0] if factor is None else factor * affine[0]
                 shift = affine[1] if shift is None else shift * affine[0] + affine[1]
                 found.folded.append(step)
-                found.batched |= self.reading.brings_batch(step, axis)
+                least, most = self.reading.axes_taken(step, axis)
+                found.axes = max(found.axes[0], least), min(found.axes[1], most)
             elif plain and start.is_linear and not found.moved and (dims := _moves_last(step, last)):
                 found.moved, axis = dims, 1 - len(dims)
             else:
@@ -225,8 +226,9 @@ class Chains:
         )
         graph = self.graph.graph
         with graph.inserting_before(last.next):
-            if any(one.batched for one in chain):
-                graph.call_function(batched, (input, len(input.meta["shape"])))
+            axes = max(one.axes[0] for one in chain), min(one.axes[1] for one in chain)
+            if axes != (0, INFINITE):
+                graph.call_function(batched, (input, *axes, len(input.meta["shape"])))
             added = () if other is None else (other,)
             if other is not None and end.moved:
                 back = tuple(end.moved.index(axis) for axis in range(len(end.moved)))

@@ -22,6 +22,7 @@ from .report import Entry, Report
 
 ORDERS = ("in order", "channels last")
 SEED = 20170412  # of the random inputs
+NOT_REACHED = "the example does not pass through it"
 LEAST_GAIN = 0.98  # of the time before: what takes longer is not worth the change
 
 
@@ -64,10 +65,15 @@ class Finding:
             pieces, opaque = pieces_of(self.own, example)
             calls = self._calls_of(pieces)
             passed = [piece for piece in pieces if piece.path in calls]
-            if not any([example.teaches(piece, *calls[piece.path]) for piece in passed]):  # noqa: C419  # of each
+            other = {piece.path: NOT_REACHED for piece in pieces if piece not in passed}
+            example.misread |= other  # but it may call what stands in it
+            if not any([example.teaches(piece, *calls[piece.path]) for piece in passed] + [*other]):
                 break
-        opaque |= {piece.path: "the example does not pass through it" for piece in pieces if piece not in passed}
-        return passed, opaque, {path: inputs for path, (inputs, _) in calls.items()}
+        inside = [f"{path}." for path, why in opaque.items() if why == NOT_REACHED]
+        opaque = {
+            path: why for path, why in opaque.items() if why != NOT_REACHED or not any(map(path.startswith, inside))
+        }
+        return pieces, opaque, {path: inputs for path, (inputs, _) in calls.items()}
 
     def _rewrite(self, piece: Piece, inputs: list[Any]) -> None:
         """Rewrite a piece, again without what could not be proved."""
@@ -141,7 +147,7 @@ class Finding:
         if [piece.path for piece in pieces] == [""]:
             return _running(pieces[0], innermost=innermost)
         network = copy.deepcopy(self.own)
-        for piece in pieces:  # the whole comes first, if it is one
+        for piece in sorted(pieces, key=lambda piece: len(piece.path)):  # what stands in another comes behind it
             faster = copy.deepcopy(_running(piece, innermost=innermost))
             if piece.path:
                 network.set_submodule(piece.path, faster)

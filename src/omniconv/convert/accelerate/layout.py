@@ -70,13 +70,12 @@ def given(value: Any, name: str) -> None:
 
 
 @_step
-def batched(value: Any, count: int) -> None:
-    """Raise ValueError unless a tensor has so many axes."""
-    if value.dim() != count:
+def batched(value: Any, least: int, most: float, seen: int) -> None:
+    """Raise ValueError for a tensor of fewer or more axes, which the network would compute in another way."""
+    if not least <= value.dim() <= most:
         raise ValueError(
-            f"an input of {value.dim()} axes must have {count} here, as in the example that the network was "
-            "accelerated with, because it meets a norm or a constant of a batch; accelerate it with an example of as "
-            "many."
+            f"an input of {value.dim()} axes must have {seen} here, as in the example that the network was accelerated "
+            "with, because a norm or a constant counts them; accelerate it with an example of as many."
         )
 
 

@@ -105,7 +105,9 @@ def _of(exact: Tensor, old: Tensor, now: Tensor) -> Distance:
 
 
 def _further(one: Distance, other: Distance) -> Distance:
-    """The one that is further beyond what is allowed."""
+    """The one that is further beyond what is allowed; what is equal without rounding says nothing."""
+    if other.ours == other.allowed == 0:
+        return one
     return other if other.ours - other.allowed >= one.ours - one.allowed or one.largest == 0 else one
 
 

@@ -49,6 +49,7 @@ _MODULES = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish)
 _TANH, _SIX = {"tanh"}, (0.0, 6.0)
 KEEPING = (F.conv1d, F.conv2d, F.conv3d)
 MISSING = object()
+INFINITE = float("inf")
 
 
 class Reading:
@@ -132,15 +133,17 @@ class Reading:
             return 1 / line, none
         return None
 
-    def brings_batch(self, node: fx.Node, axis: int) -> bool:
-        """Whether a step takes the axis before that of the channels, which counts from the end, for a batch.
+    def axes_taken(self, node: fx.Node, axis: int) -> tuple[int, float]:
+        """How few and how many axes ``source`` may have for ``affine`` to be the same; the channels' is counted alike.
 
-        A norm of images or volumes refuses a sample by itself; others would take its channels for a batch.
+        A norm of images or volumes refuses other numbers itself; others would take another axis for the channels.
         """
+        count = 1 - axis
         if self._norm(node) is not None:
-            return type(self.module(node)) not in (nn.BatchNorm2d, nn.BatchNorm3d) and axis != -1
+            asks = type(self.module(node)) in (nn.BatchNorm2d, nn.BatchNorm3d)
+            return (0, INFINITE) if asks else (count, count)
         constants = [self.constant(argument) for argument in node.args]
-        return any(isinstance(one, Tensor) and one.dim() > -axis for one in constants)
+        return max([0, *(one.dim() for one in constants if isinstance(one, Tensor) and one.dim() > -axis)]), INFINITE
 
     def _norm(self, node: fx.Node) -> tuple[Tensor, Tensor] | None:
         """A batch norm that no longer trains."""

@@ -98,7 +98,10 @@ def trace(model: nn.Module, absent: Collection[str] = ()) -> Traced:
     """The graph of ``model``, whose modules it shares, and what it does not look into; ``absent`` inputs are None."""
     opaque: dict[str, str] = {}
     known = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    if why := _unlike_its_class(model):
+    why = _unlike_its_class(model)
+    if not why and type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        why = "its class replaces `__call__`"
+    if why:
         return Traced(None, {"": why})
     while True:
         tracer, before, drawn, made = _Tracer(opaque, absent), Kept(model), _drawn(), None
@@ -125,10 +128,7 @@ def _unlike_its_class(module: nn.Module) -> str:
     """Why a call of a module does more than the forward of its class, or ""."""
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
-    if hooked((module,)):
-        return "it has hooks"
-    replaced = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
-    return "its class replaces `__call__`" if replaced else ""
+    return "it has hooks" if hooked((module,)) else ""
 
 
 def _drawn() -> tuple[Any, bytes]:

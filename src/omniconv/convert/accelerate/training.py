@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network with faster layers for training: the same parameters and the same sums, no step folded into weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from omniconv.analysis.timing import interleaved
+from omniconv.convert.swap import swap
+from omniconv.core.follow import activation_code, hooked
+from omniconv.core.normed import LAYERS, with_activation
+
+from .proof import Distance, distance, widened
+from .report import Entry, Report
+
+SEED = 20170412
+# By the name of layers that drop, the chance that they do: torch's, torchvision's and timm's.
+CHANCES = {
+    "Dropout": ("p",),
+    "AlphaDropout": ("p",),
+    "FeatureAlphaDropout": ("p",),
+    "StochasticDepth": ("p",),
+    "DropPath": ("drop_prob",),
+}
+WHY = {
+    "conv": "the same convolution with the very same parameters",
+    "norm": "the same statistics of the batch, then the same operations in the same order, in two passes",
+}
+HOW = {
+    "conv": "compiled kernels forward and backward",
+    "norm": "norm and activation are one step of autograd, which keeps its input alone",
+}
+
+
+def for_training(
+    own: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float, *, verify: bool
+) -> tuple[nn.Module, Report]:
+    """``own``, a copy of the model, in training, and what is to be said of it.
+
+    Raises:
+        ValueError: the model does not take the example.
+    """
+    own.train()
+    network = copy.deepcopy(own)
+    changes, left = exchanged(network)
+    said: dict[str, Any] = {"left": left}
+    if not changes:
+        return own, Report(refused="there is nothing in it that could be faster", **said)
+    try:
+        whole = {"the inputs given": compared(own, network, args, kwargs)} if verify else {}
+    except _ExampleError as error:
+        raise ValueError(f"`example_input` is not what the model takes: {error}") from error
+    wrong = next((f"{name}: max|Δ| {found.ours:.1e}" for name, found in whole.items() if not found.holds), "")
+    if wrong:
+        return own, Report(refused=f"the whole was not proved: {wrong}", whole=whole, **said)
+    times = {}
+    if seconds > 0:
+        steps = {"before": _step(own, args, kwargs), "after": _step(network, args, kwargs)}
+        times = interleaved(steps, seconds=seconds, settle_seconds=0.02)
+    return network, Report(tuple(changes), whole=whole, times=times, **said)
+
+
+def exchanged(network: nn.Module) -> tuple[list[Entry], dict[str, str]]:
+    """Put faster layers into ``network``, which keeps its state dict; what was put, and why a convolution was left.
+
+    A batch norm takes the activation behind it along where an ``nn.Sequential`` says that nothing else reads it.
+    """
+    swapped = swap(network)
+    entries = [Entry((name,), new, WHY["conv"], HOW["conv"]) for name, (_, new) in swapped.swapped.items()]
+    for path, parent in list(network.named_modules()):
+        behind = dict(_behind(parent))
+        for name, module in list(parent.named_children()):
+            if type(module) not in LAYERS or hooked((module,)):
+                continue
+            activation = behind.get(name)
+            layer = with_activation(module, None if activation is None else parent.get_submodule(activation))
+            parent.add_module(name, layer)
+            steps = [f"{path}.{step}" if path else step for step in (name, activation) if step]
+            if activation is not None:
+                parent.add_module(activation, nn.Identity())
+            entries.append(Entry(tuple(steps), type(layer).__name__, WHY["norm"], HOW["norm"]))
+    return entries, dict(swapped.left)
+
+
+def _behind(parent: nn.Module) -> Iterator[tuple[str, str]]:
+    """Of a sequence, each step and the activation that alone reads it."""
+    if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
+        return
+    steps = list(parent.named_children())
+    for (name, _), (following, activation) in pairwise(steps):
+        if activation_code(activation) and not hooked((activation,)):
+            yield name, following
+
+
+class _ExampleError(Exception):
+    """The model does not take the example."""
+
+
+def compared(own: nn.Module, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Distance:
+    """How far a training step is from float64: outputs, gradients, and what the step leaves in buffers."""
+    own, twin, network = (_without_chance(copy.deepcopy(one)) for one in (own, own, network))
+    theirs = _trained(own, args, kwargs)
+    exact = _trained(twin.double(), *widened((args, kwargs)))
+    return distance(exact, theirs, _trained(network, args, kwargs))
+
+
+def _without_chance(model: nn.Module) -> nn.Module:
+    """The model, which drops nothing: what it would drop in float64 is drawn otherwise."""
+    for module in model.modules():
+        for name in CHANCES.get(type(module).__name__.rstrip("123d"), ()):
+            setattr(module, name, 0.0)
+    return model
+
+
+def _trained(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    torch.manual_seed(SEED)
+    try:
+        output = model(*_own(args), **_own(kwargs))
+    except Exception as error:
+        raise _ExampleError(f"{type(error).__name__}: {error}") from error
+    _loss(output).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    return pytree.tree_map(_apart, (output, gradients, buffers))
+
+
+def _loss(output: Any) -> Tensor:
+    """A sum in which every number of the output has a weight of its own."""
+    tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    weights = [torch.linspace(-1, 1, leaf.numel(), dtype=leaf.dtype, device=leaf.device) for leaf in tensors]
+    return torch.stack([(leaf.flatten() * weight).sum() for leaf, weight in zip(tensors, weights, strict=True)]).sum()
+
+
+def _step(model: nn.Module, args: Any, kwargs: Any) -> Callable[[], None]:
+    model = copy.deepcopy(model)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        _loss(model(*_own(args), **_own(kwargs))).backward()
+
+    return step
+
+
+def _own(values: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, values)
+
+
+def _apart(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf

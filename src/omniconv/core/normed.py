@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch norm and the activation behind it, in training: one step of autograd, two passes over the numbers a way."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
+
+from .follow import Part, activation_code, hooked
+from .native import TYPES, plain, through, watching
+from .observe import current_listener
+from .register import Plan  # noqa: F401  # which loads the library
+
+
+@cache
+def _operators() -> Any:
+    operators = torch.ops.omniconv
+    if not hasattr(operators, "batch_norm"):
+        return None
+    return operators.batch_norm.default._op, operators.batch_norm_backward.default._op  # noqa: SLF001
+
+
+class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch has no other base
+    """A batch norm with an activation behind it; all else of it, its state dict too, is the norm's.
+
+    In training on a CPU, float32 and bfloat16, both are one step: the input is kept, and nothing else of its size. Else
+    each is called by itself.
+    """
+
+    activation: nn.Module | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self._at_once(input):
+            return self._computed(input)
+        output = super().forward(input)
+        return output if self.activation is None else self.activation(output)
+
+    def _at_once(self, input: Any) -> bool:
+        if not self.training or is_dynamo_compiling() or _operators() is None or watching():
+            return False
+        tensors = (input, self.weight, self.bias, self._buffers.get("running_mean"), self._buffers.get("running_var"))
+        if not plain(tensors) or current_listener() is not None or torch.is_autocast_enabled("cpu"):
+            return False
+        if input.dtype not in TYPES or input.dim() < 2 or input.numel() < 2 * input.shape[1]:
+            return False
+        if any(t is not None and (t.dtype is not input.dtype or not t.is_cpu) for t in tensors):
+            return False
+        if input.layout is not torch.strided or activation_code(self.activation) is None or hooked((self.activation,)):
+            return False
+        self._check_input_dim(input)
+        return input.shape[1] == self.num_features and (input.is_contiguous() or input.movedim(1, -1).is_contiguous())
+
+    def _computed(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, self.weight, self.bias)):
+            output, mean, variance = _Normed.apply(self, input, self.weight, self.bias)
+        else:
+            output, mean, variance = _operators()[0](input, self.weight, self.bias, self.eps, self._code())
+        self._remember(input, mean, variance)
+        return output
+
+    def _code(self) -> int:
+        code = activation_code(self.activation)
+        assert code is not None  # noqa: S101  # as it was asked before
+        return code
+
+    @torch.no_grad()
+    def _remember(self, input: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics, as torch does: the variance of one number fewer."""
+        seen, running_mean, running_var = (
+            self._buffers.get(name) for name in ("num_batches_tracked", "running_mean", "running_var")
+        )
+        if seen is not None:
+            seen.add_(1)
+        if running_mean is None or running_var is None:
+            return
+        tracked = 1.0 if seen is None else float(seen)
+        share = 1.0 / tracked if self.momentum is None else self.momentum
+        count = input.numel() // input.shape[1]
+        running_mean.mul_(1 - share).add_(mean, alpha=share)
+        running_var.mul_(1 - share).add_(variance, alpha=share * count / (count - 1))
+
+
+class BatchNormActivation1d(_WithActivation, nn.BatchNorm1d):  # noqa: D101  # as its base
+    __doc__ = _WithActivation.__doc__
+
+
+class BatchNormActivation2d(_WithActivation, nn.BatchNorm2d):  # noqa: D101  # as its base
+    __doc__ = _WithActivation.__doc__
+
+
+class BatchNormActivation3d(_WithActivation, nn.BatchNorm3d):  # noqa: D101  # as its base
+    __doc__ = _WithActivation.__doc__
+
+
+LAYERS: dict[type, Any] = {
+    nn.BatchNorm1d: BatchNormActivation1d,
+    nn.BatchNorm2d: BatchNormActivation2d,
+    nn.BatchNorm3d: BatchNormActivation3d,
+}
+
+
+def with_activation(norm: Any, activation: nn.Module | None) -> _WithActivation:
+    """A layer with the very tensors of ``norm``, one of torch's, and ``activation`` behind it."""
+    layer: _WithActivation = LAYERS[type(norm)](
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
+    )
+    for name, parameter in norm._parameters.items():  # noqa: SLF001
+        layer.register_parameter(name, parameter)
+    for name, buffer in norm._buffers.items():  # noqa: SLF001
+        layer.register_buffer(name, buffer)
+    layer.activation = activation
+    return layer.train(norm.training)
+
+
+class _Normed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, norm: _WithActivation, input: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.how = norm.eps, norm._code(), norm.activation  # noqa: SLF001
+        found: tuple[Tensor, Tensor, Tensor] = _operators()[0](input, weight, bias, *ctx.how[:2])
+        ctx.mark_non_differentiable(*found[1:])
+        ctx.save_for_backward(input, weight, bias, *found[1:])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (epsilon, code, activation), (grad, *_) = ctx.how, grads
+        input, weight, bias, mean, variance = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or not plain((grad, input, weight, bias)):
+
+            def parts(*tensors: Any) -> Tensor:
+                return _by_parts(activation, epsilon, *tensors[:3])
+
+            found = through(parts, (input, weight, bias), None, grad, needed, graph=torch.is_grad_enabled())
+            return None, *found
+        gradients = _operators()[1](grad, input, weight, bias, mean, variance, epsilon, code)
+        return None, *(
+            gradient.to(input.dtype) if need else None for gradient, need in zip(gradients, needed, strict=True)
+        )
+
+
+def _by_parts(activation: Part, epsilon: float, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    output = F.batch_norm(input, None, None, weight, bias, training=True, eps=epsilon)
+    return output if activation is None else activation(output)

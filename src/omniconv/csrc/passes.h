@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// How passes over tensors, number by number, are cut into tasks.
+#pragma once
+
+#include "tasks.h"
+
+namespace omniconv {
+namespace {
+
+constexpr int64_t PASSED_AT_ONCE = 1 << 14;  // numbers of a task
+constexpr int64_t MOST_PASSED = 64;          // tasks, where each keeps a total of every channel
+
+// Rows of the channels of a position (by_rows), or of the positions of a channel.
+struct Passes {
+  int64_t together, units;  // rows of a task
+  int64_t pieces, piece;    // of a row, where it is one of positions
+
+  Passes(int64_t rows, int64_t length, bool by_rows) : together(1), pieces(1), piece(length) {
+    if (by_rows) {
+      const int64_t least_rows = ceil_div(rows, MOST_PASSED);
+      together = most(most(PASSED_AT_ONCE / most(length, 1), least_rows), 1);
+    } else {
+      pieces = most(ceil_div(length, PASSED_AT_ONCE), 1);
+      piece = whole_vectors(ceil_div(length, pieces));
+      pieces = most(ceil_div(length, most(piece, 1)), 1);
+      together = most(PASSED_AT_ONCE / most(length, 1), 1);
+    }
+    units = ceil_div(rows, together) * pieces;
+  }
+};
+
+}  // namespace
+}  // namespace omniconv

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks with faster layers for training: the same parameters, the same steps."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import omniconv
+from omniconv.core.normed import BatchNormActivation2d
+
+
+class Net(nn.Module):
+    """Convolutions of every kind, norms with and without an activation behind them, and one that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6(inplace=True))
+        self.wide = nn.Sequential(nn.Conv2d(16, 32, 1), nn.BatchNorm2d(32), nn.SiLU(), nn.Dropout(0.3))
+        self.taps = nn.Sequential(nn.Conv2d(32, 32, 3, 1, 1, groups=32), nn.BatchNorm2d(32), nn.Hardswish())
+        self.narrow = nn.Sequential(nn.Conv2d(32, 16, 1), nn.BatchNorm2d(16))
+        self.shared = nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.narrow(self.taps(self.wide(x)))
+        return self.head(self.shared(self.shared(x).relu()).mean((2, 3)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 3, 20, 20, generator=torch.Generator().manual_seed(1))
+
+
+def test_what_is_exchanged_and_that_a_step_is_proved(net, x):
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    report = fast.report
+    assert report.refused == ""
+    assert {entry.name: entry.layer for entry in report.changes} == {
+        "stem.0": "Conv2d",
+        "wide.0": "Conv2d",
+        "taps.0": "Conv2d",
+        "narrow.0": "Conv2d",
+        "stem.1 … stem.2": "BatchNormActivation2d",
+        "wide.1 … wide.2": "BatchNormActivation2d",
+        "taps.1 … taps.2": "BatchNormActivation2d",
+        "narrow.1": "BatchNormActivation2d",
+        "shared": "BatchNormActivation2d",
+    }
+    assert report.whole["the inputs given"].holds
+    assert report.whole["the inputs given"].largest > 0
+    assert "BatchNormActivation2d" in str(report)
+
+
+def test_the_original_stays_and_the_state_dict_fits(net, x):
+    before = copy.deepcopy(net.state_dict())
+    net.eval()
+    fast = omniconv.accelerate(net, x, training=True, seconds=0.01)
+    assert type(fast) is Net
+    assert fast.training
+    assert not net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in fast.state_dict().items())
+    assert list(fast.state_dict()) == list(before)
+    assert {id(p) for p in fast.parameters()}.isdisjoint(id(p) for p in net.parameters())
+    assert all(p.requires_grad for p in fast.parameters())
+    assert fast.report.ratio is not None
+    net.load_state_dict(fast.state_dict())
+
+
+def losses(net, x, dtype=torch.float32):
+    """Of twenty steps."""
+    net, x = net.to(dtype).train(), x.to(dtype)
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    found = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), torch.arange(6) % 5)
+        loss.backward()
+        optimizer.step()
+        found.append(float(loss.detach()))
+    return torch.tensor(found, dtype=torch.float64), net
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_twenty_steps_lose_as_much(net, x, last):
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert sum(isinstance(module, BatchNormActivation2d) for module in fast.modules()) == 5
+    exact, _ = losses(copy.deepcopy(net), x, torch.float64)
+    theirs, trained = losses(copy.deepcopy(net), x)
+    ours, network = losses(fast, x)
+    assert float(exact[-1]) < 0.7 * float(exact[0])
+    assert float((ours - exact).abs().max()) <= 8 * float((theirs - exact).abs().max()) + 1e-5
+    for key, value in network.eval().state_dict().items():
+        torch.testing.assert_close(value, trained.state_dict()[key], rtol=1e-2, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), trained.eval()(x), rtol=1e-2, atol=1e-2)
+
+
+def test_hooks_and_other_sequences_keep_their_activations(x):
+    class Odd(nn.Sequential):
+        def forward(self, input):
+            return self[0](self[1](input))
+
+    norm, seen = nn.BatchNorm2d(3), []
+    hooked = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
+    hooked[1].register_forward_hook(lambda module, args, output: seen.append(output))
+    net = nn.Sequential(Odd(norm, nn.ReLU()), hooked, nn.Conv2d(3, 4, 3))
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert [type(module) for module in (fast[0][1], fast[1][1])] == [nn.ReLU, nn.ReLU]
+    assert fast.report.whole["the inputs given"].holds
+    seen.clear()
+    fast(x)
+    assert len(seen) == 1
+
+
+def test_nothing_to_exchange_is_said(x):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1200, 4))
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert fast.report.refused == "there is nothing in it that could be faster"
+    assert torch.equal(fast(x), net(x))
+
+
+def test_an_example_that_does_not_fit(net):
+    with pytest.raises(ValueError, match=r"`example_input` is not what the model takes: RuntimeError"):
+        omniconv.accelerate(net, torch.randn(2, 4, 8, 8), training=True, seconds=0)
