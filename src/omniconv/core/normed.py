@@ -56,8 +56,9 @@ class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch
         return input.shape[1] == self.num_features and (input.is_contiguous() or input.movedim(1, -1).is_contiguous())
 
     def _computed(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, self.weight, self.bias)):
-            output, mean, variance = _Normed.apply(self, input, self.weight, self.bias)
+        tensors: tuple[Tensor | None, ...] = (input, self.weight, self.bias)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            output, mean, variance = _Normed.apply(self, *tensors)
         else:
             output, mean, variance = _operators()[0](input, self.weight, self.bias, self.eps, self._code())
         self._remember(input, mean, variance)

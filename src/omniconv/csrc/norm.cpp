@@ -17,12 +17,11 @@ struct Lines {
 };
 
 void read(const char* name, const MaybeTensor& tensor, const Rows& lie, float* to, float otherwise) {
-  Tensor own;
+  MaybeTensor own;
   const void* data = nullptr;
   if (tensor) {
     check(name, *tensor, lie.seen, &lie.channels, 1);
-    own = in_order(*tensor);
-    data = own.data_ptr();
+    data = (own = in_order(*tensor))->data_ptr();
   }
   for (int64_t c = 0; c < lie.channels; ++c)
     to[c] = !data ? otherwise

@@ -30,11 +30,11 @@ CHANCES = {
     "DropPath": ("drop_prob",),
 }
 WHY = {
-    "conv": "the same convolution with the very same parameters",
+    "convolution": "the same convolution with the very same parameters",
     "norm": "the same statistics of the batch, then the same operations in the same order, in two passes",
 }
 HOW = {
-    "conv": "compiled kernels forward and backward",
+    "convolution": "compiled kernels forward and backward",
     "norm": "norm and activation are one step of autograd, which keeps its input alone",
 }
 
@@ -73,7 +73,7 @@ def exchanged(network: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     A batch norm takes the activation behind it along where an ``nn.Sequential`` says that nothing else reads it.
     """
     swapped = swap(network)
-    entries = [Entry((name,), new, WHY["conv"], HOW["conv"]) for name, (_, new) in swapped.swapped.items()]
+    entries = [Entry((name,), new, WHY["convolution"], HOW["convolution"]) for name, (_, new) in swapped.swapped.items()]
     for path, parent in list(network.named_modules()):
         behind = dict(_behind(parent))
         for name, module in list(parent.named_children()):

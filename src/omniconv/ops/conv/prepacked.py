@@ -46,6 +46,12 @@ def _has(name: str) -> bool:
     return hasattr(torch.ops.mkldnn, name)
 
 
+@cache
+def _takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in a type here: bfloat16 needs instructions that not every machine has."""
+    return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+
+
 def why_not_prepacked(problem: ConvProblem) -> str | None:
     """Why oneDNN's weights are not kept for a problem, in one sentence."""
     if _operators() is None:
@@ -88,6 +94,8 @@ class PrepackedConv(FollowedConv):
         if code is None or hooked((layer, self.activation)):
             return None
         if not takes((input, layer.weight, layer.bias, residual)) or input.numel() == 0 or layer.weight.is_inference():
+            return None
+        if not _takes(input.dtype):
             return None
         if residual is not None:
             check_residual(layer.problem, input, residual)
