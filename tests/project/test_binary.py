@@ -18,6 +18,7 @@ OF_TORCH_2_10 = {
     *("aoti_torch_abi_version", "aoti_torch_delete_library_object", "aoti_torch_delete_tensor_object"),
     *("aoti_torch_device_type_cpu", "aoti_torch_dtype_bfloat16", "aoti_torch_dtype_float32"),
     *("aoti_torch_dtype_int64", "torch_list_push_back", "torch_new_list_reserve_size"),
+    "aoti_torch_create_tensor_from_blob",
     *("aoti_torch_empty_strided", "aoti_torch_get_data_ptr", "aoti_torch_get_device_type", "aoti_torch_get_dim"),
     *("aoti_torch_get_dtype", "aoti_torch_get_sizes", "aoti_torch_get_strides", "aoti_torch_library_def"),
     *("aoti_torch_library_init_fragment", "aoti_torch_library_init_impl"),

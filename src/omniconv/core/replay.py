@@ -12,11 +12,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .lending import Lease, Storages, leased, needed
+from .lending import identity as _storage
 from .native import recording
 
 RANDOM, SHAPED = torch.Tag.nondeterministic_seeded, torch.Tag.dynamic_output_shape
@@ -59,6 +62,7 @@ class Call:
     results: list[int]
     listed: bool
     words: list[int] | None  # as the library reads it, or None where it cannot pass an argument
+    fresh: int = 0  # bytes of its result, where that is a tensor of this library's with memory of its own
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,13 @@ class Recording(TorchDispatchMode):
         self.count = 0
         self.calls: list[Call] = []
         self.constants: dict[int, Tensor] = {}
-        self._number: dict[int, int] = {}
-        self._kept: list[Tensor] = []  # so that no other tensor takes the place of one
+        self._number: dict[int, int] = {}  # of tensors that are alive, by their identity
+        self._alive: list[ref[Tensor]] = []
+        self._storages = Storages()
+        self.memory: dict[int, int] = {}  # of each register, the number of its memory
         self._fresh: set[int] = set()  # storages of constants that were made here, and that no call has read
+        self._made: list[Tensor] = []  # these, so that no other storage takes the place of one
+        self.inputs = len(inputs)
         for tensor in inputs:
             self._place(tensor)
 
@@ -99,8 +107,10 @@ class Recording(TorchDispatchMode):
         return found
 
     def _place(self, tensor: Tensor) -> int:
-        self._kept.append(tensor)
-        self._number[id(tensor)] = self.count
+        own = id(tensor)
+        self._alive.append(ref(tensor, lambda _: self._number.pop(own, None)))  # another may take its place
+        self._number[own] = self.count
+        self.memory[self.count] = self._storages.number_of(tensor)
         self.count += 1
         return self.count - 1
 
@@ -129,10 +139,13 @@ class Recording(TorchDispatchMode):
         listed, found = isinstance(result, list), _results(result)
         if len(schema.returns) > 1 and listed:
             raise UnrepeatableError(f"{schema.name} returns lists among others")
+        known_memory = self._storages.count
         places = [self._number.get(id(tensor), -1) for tensor in found]
         places = [self._place(tensor) if at < 0 else at for at, tensor in zip(places, found, strict=True)]
         words = None if None in found else _written(func, schema, numbers, places, listed=listed)
-        self.calls.append(Call(func, numbers, places, listed, words))
+        own = func.namespace == "omniconv" and len(found) == 1 and self._storages.count > known_memory
+        fresh = found[0].untyped_storage().nbytes() if own else 0
+        self.calls.append(Call(func, numbers, places, listed, words, fresh))
         return result
 
     def _constant(self, func: Any, schema: Any, arguments: list[Any], args: Any, kwargs: Any) -> Any:
@@ -146,7 +159,7 @@ class Recording(TorchDispatchMode):
         for tensor in _results(result):
             if isinstance(tensor, Tensor) and _storage(tensor) not in before:
                 self._fresh.add(_storage(tensor))
-                self._kept.append(tensor)
+                self._made.append(tensor)
         return result
 
 
@@ -159,6 +172,7 @@ class Segment:
     program: Tensor | None
     call: Call | None = None
     constants: list[Tensor] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)  # what no later one reads
 
 
 class Replay:
@@ -174,8 +188,23 @@ class Replay:
         if any(at < 0 or at in recording.constants for at in self.wanted):
             raise UnrepeatableError("a result depends on no input")
         self.constants = dict(recording.constants)
+        self._leases, self._room = self._lend(recording)
         self.segments = list(self._cut(recording.calls))
+        later = set(self.wanted)
+        for segment in reversed(self.segments):
+            segment.done = [at for at in {*segment.reads, *segment.writes} - later if at >= recording.inputs]
+            later |= {*segment.reads, *segment.writes}
         self._call = torch.ops.omniconv.replay.default._op  # noqa: SLF001
+
+    def _lend(self, recording: Recording) -> tuple[dict[int, Lease], int]:
+        """By the call that makes it, where a result may lie that nobody keeps; and all bytes for those."""
+        calls, memory = recording.calls, recording.memory
+        kept = {memory[at] for at in (*self.wanted, *self.constants, *range(recording.inputs))}
+        last = needed([[*_numbers(call.arguments), *call.results] for call in calls], memory, kept)
+        made = {memory[call.results[0]]: at for at, call in enumerate(calls) if call.fresh and call.words is not None}
+        sizes = {number: (at, last[number], calls[at].fresh) for number, at in made.items() if number in last}
+        found, room = leased(sizes)
+        return {made[number]: lease for number, lease in found.items()}, room
 
     def _cut(self, calls: list[Call]) -> Any:
         last = {at: len(calls) for at in self.wanted}
@@ -205,11 +234,11 @@ class Replay:
         fixed = [at for at in read if at in self.constants]
         kept = [at for at in made if last[at] >= end]
         place = {at: n for n, at in enumerate([*given, *fixed, *sorted(made - set(read))])}
-        words = [len(place), len(kept), *(place[at] for at in kept), end - begin]
+        words = [len(place), len(kept), *(place[at] for at in kept), self._room, end - begin]
         for number, call in enumerate(calls[begin:end], begin):
             used = dict.fromkeys((*_numbers(call.arguments), *call.results))
             done = [place[at] for at in used if last[at] == number and at not in kept]
-            words += _placed(call, place)
+            words += [*self._leases.get(number, (-1, 0)), *_placed(call, place)]
             words += [int(call.listed), len(call.results), *(place[at] for at in call.results), len(done), *done]
         constants = [self.constants[at] for at in fixed]
         return Segment(given, kept, torch.tensor(words, dtype=torch.int64), None, constants)
@@ -222,6 +251,9 @@ class Replay:
             else:
                 found = _results(_called(segment.call, held, self.constants))
             held.update(zip(segment.writes, found, strict=True))
+            del found
+            for at in segment.done:
+                del held[at]
         return [held[at] for at in self.wanted]
 
 
@@ -273,11 +305,6 @@ def _results(result: Any) -> list[Any]:
     if result is None:
         return []
     return list(result) if isinstance(result, list | tuple) else [result]
-
-
-def _storage(tensor: Tensor) -> Any:
-    """What tells the memory of a tensor from that of others; tensors without any, oneDNN's, are themselves."""
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)  # noqa: SLF001
 
 
 def _written(func: Any, schema: Any, arguments: list[Any], results: list[int], *, listed: bool) -> list[int] | None:

@@ -81,6 +81,8 @@ std::string isa() { return kernels().isa; }
 
 }  // namespace
 
+void* lendable(int64_t bytes) { return scratch<2>(bytes); }
+
 const Kernels& kernels() {
   if (!picked && !(picked = pick())) {
     std::string names;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operators that were recorded once, called again one after the other: what Python does between them, which costs as
-// much as small convolutions do, is left out. core/replay.py writes the program and says when it may run.
+// much as small convolutions do, is left out. core/replay.py writes the program and says when it may run. Results of
+// this library's own lie in memory that the thread keeps: the system gives fresh pages slowly.
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
 #include <cstring>
@@ -104,7 +105,15 @@ StableIValue argument(Program& program, Registers& registers) {
   }
 }
 
-void call(Program& program, Registers& registers, std::vector<StableIValue>& stack) {
+// What a result is to lie in, until the operator has returned.
+struct Lending {
+  Lending(char* memory, int64_t at, int64_t bytes) { lent() = {at < 0 ? nullptr : memory + at, bytes}; }
+  ~Lending() { lent().data = nullptr; }
+};
+
+void call(Program& program, Registers& registers, std::vector<StableIValue>& stack, char* memory, int64_t room) {
+  const int64_t at = program.next(), bytes = program.next();
+  STD_TORCH_CHECK(at < 0 || (bytes >= 0 && at <= room && bytes <= room - at), "the program lends what is not there");
   const char* name = program.text();
   const char* overload = program.text();
   const int64_t arguments = program.count();
@@ -113,7 +122,10 @@ void call(Program& program, Registers& registers, std::vector<StableIValue>& sta
   const int64_t listed = program.next(), results = program.count();
   if (int64_t(stack.size()) < results) stack.resize(size_t(results));
   if (stack.empty()) stack.resize(1);
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  {
+    const Lending lending(memory, at, bytes);
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  }
   if (listed) {
     Tensors found = to<Tensors>(stack[0]);
     STD_TORCH_CHECK(int64_t(found.size()) == results, "a list has another length than it had when it was recorded");
@@ -136,8 +148,11 @@ Tensors replay(Tensors tensors, Tensor written) {
   for (size_t one = 0; one < tensors.size(); ++one) registers.held[one] = std::move(tensors[one]);
   std::vector<int64_t> wanted(size_t(program.count()));
   for (int64_t& one : wanted) one = program.next();
+  const int64_t room = program.next();
+  STD_TORCH_CHECK(room >= 0, "the program asks for less than no memory");
+  char* memory = room ? static_cast<char*>(lendable(room)) : nullptr;
   std::vector<StableIValue> stack;
-  for (int64_t left = program.count(); left > 0; --left) call(program, registers, stack);
+  for (int64_t left = program.count(); left > 0; --left) call(program, registers, stack, memory, room);
   Tensors found;
   for (const int64_t one : wanted) found.push_back(registers.tensor(one));
   return found;

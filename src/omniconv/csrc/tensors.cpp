@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace omniconv {
 namespace {
@@ -96,9 +97,20 @@ Tensor empty(const int64_t* sizes, int64_t dim, const Seen& like, bool channels_
   for (int64_t axis = dim - 1; axis >= 0; --axis)
     if (!channels_inner || axis != 1) lay(axis);
   AtenTensorHandle made;
+  Lent& memory = lent();
+  if (memory.data && memory.bytes == step * (like.type() == Type::float32 ? 4 : 2)) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
+        std::exchange(memory.data, nullptr), dim, sizes, strides, 0, like.dtype, aoti_torch_device_type_cpu(), 0, &made));
+    return Tensor(made);
+  }
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, sizes, strides, like.dtype, aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
+}
+
+Lent& lent() {
+  thread_local Lent mine{nullptr, 0};
+  return mine;
 }
 
 Tensor nothing(const Seen& like) {

@@ -59,6 +59,15 @@ Seen check(const char* name, const Tensor& tensor, const Seen& like, const int64
 Tensor empty(const int64_t* sizes, int64_t dim, const Seen& like, bool channels_inner);
 Tensor nothing(const Seen& like);  // of no elements, in the place of a gradient that was not asked for
 
+// Memory that the next tensor of exactly so many bytes, new on this thread, is to lie in; it must outlive that.
+struct Lent {
+  void* data;
+  int64_t bytes;
+};
+Lent& lent();
+// What this thread keeps for that between calls; other numbers than the last move it, and nothing in it stays.
+void* lendable(int64_t bytes);
+
 // Tensors as kernels can read them, themselves if they are so: elements in order; or channels, or the last axis, side
 // by side.
 Tensor in_order(const Tensor& tensor);

@@ -108,6 +108,8 @@ def trace(model: nn.Module, absent: Collection[str] = ()) -> Traced:
         try:
             with _watched(model):
                 graph = tracer.trace(model)
+            for node in graph.nodes:
+                node.type = None  # an annotation may be words, which no pickle of a graph takes
             _check_drawn(drawn)
             made = fx.GraphModule(model, graph, type(model).__name__)
             wrong = _unrepeatable(made.graph)

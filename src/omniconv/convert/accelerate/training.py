@@ -73,7 +73,8 @@ def exchanged(network: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     A batch norm takes the activation behind it along where an ``nn.Sequential`` says that nothing else reads it.
     """
     swapped = swap(network)
-    entries = [Entry((name,), new, WHY["convolution"], HOW["convolution"]) for name, (_, new) in swapped.swapped.items()]
+    same = WHY["convolution"], HOW["convolution"]
+    entries = [Entry((name,), new, *same) for name, (_, new) in swapped.swapped.items()]
     for path, parent in list(network.named_modules()):
         behind = dict(_behind(parent))
         for name, module in list(parent.named_children()):
