@@ -238,12 +238,87 @@ struct PointwiseTrial : Trial {
     for (int64_t c = 0; adds && c < channels; ++c) answer("total", c, drawn.type, totals.at(c), sums[c]);
   }
 
-  static constexpr Entry<PointwiseTrial> entries[6] = {{"pointwise", &PointwiseTrial::plain_sums},
+  // A batch norm in training, over tensors of the narrow positions: sums of channels, then the numbers, either way.
+  void norm() {
+    const Layout layout = drawn.by_rows ? Layout::channels_inner : Layout::ordered;
+    const auto tensor = [&] {
+      return Laid(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
+    };
+    Laid input = tensor(), passed = tensor(), forth = tensor(), back = tensor();
+    Values own = drawn.grad, backwards(own.rbegin(), own.rend());
+    input.fill(own);
+    passed.fill(backwards);
+    const int64_t positions = drawn.positions(), channels = drawn.outputs;
+    const int64_t length = drawn.by_rows ? channels : positions;
+    const auto line = [&](double step) {
+      auto numbers = std::make_unique<Memory>(Type::float32, channels);
+      for (int64_t c = 0; c < channels; ++c) write(numbers->data, Type::float32, c, float(step * double(c % 3 - 1)));
+      return numbers;
+    };
+    const auto scale = line(1), shift = line(2), pilot = line(1), of_grad = line(2), of_input = line(1), rest = line(4);
+    const auto at = [](const std::unique_ptr<Memory>& numbers) { return static_cast<const float*>(numbers->data); };
+    Normed asked{};
+    asked.input = input.view().data;
+    asked.type = drawn.type;
+    asked.rows = drawn.batch * channels * positions / length;
+    asked.length = length;
+    asked.channels = channels;
+    asked.by_rows = drawn.by_rows;
+    asked.affine = {at(scale), at(shift)};
+    asked.pilot = at(pilot);
+    asked.of_grad = at(of_grad);
+    asked.of_input = at(of_input);
+    asked.rest = at(rest);
+    for (const bool backward : {false, true}) {
+      asked.grad = backward ? passed.view().data : nullptr;
+      asked.activation = backward ? drawn.follows.activation : Activation::none;
+      const std::unique_ptr<double[]> totals(new double[2 * channels]);
+      const Owned workspace = aligned(kernels.norm_sums(asked, nullptr, nullptr, host) * 4);
+      kernels.norm_sums(asked, totals.get(), static_cast<float*>(workspace.get()), host);
+      asked.activation = drawn.follows.activation;
+      Laid& found = backward ? back : forth;
+      asked.to = found.view().data;
+      kernels.normalize(asked, host);
+      std::vector<Near> normal, sums(2 * channels);
+      Values before;
+      for (size_t number = 0; number < own.size(); ++number) {
+        const int64_t c = int64_t(number) / positions % channels;
+        before.push_back(int(scale->at(c)) * own[number] + int(shift->at(c)));
+        normal.push_back({double(before.back()), 0});
+      }
+      Following activates;
+      activates.activation = drawn.follows.activation;
+      if (!backward) plain_follow(normal, channels, positions, activates);
+      const std::vector<Near> share = backward ? plain_back(drawn.follows.activation, backwards, before) : normal;
+      found.each([&](int64_t number, int64_t place) {
+        const int64_t c = number / positions % channels;
+        const double distance = own[number] - pilot->at(c);
+        Near one = backward ? share[number] : Near{distance, 0};
+        sums[c].value += one.value;
+        sums[channels + c].value += one.value * distance;
+        if (one.error) one.error += 1e-6 * std::abs(one.value);
+        sums[c].error += one.error;
+        sums[channels + c].error += one.error * std::abs(distance);
+        Near want = share[number];
+        if (backward) {
+          const double factor = of_grad->at(c);
+          want.value = factor * want.value + of_input->at(c) * own[number] + rest->at(c);
+          want.error = std::abs(factor) * want.error + (want.error ? 1e-6 * std::abs(want.value) : 0);
+        }
+        answer(backward ? "norm back" : "norm", number, drawn.type, found.memory.at(place), want);
+      });
+      for (int64_t c = 0; drawn.batch && c < 2 * channels; ++c)
+        answer("norm sum", c, Type::float32, totals[c], sums[c]);
+    }
+  }
+
+  static constexpr Entry<PointwiseTrial> entries[7] = {{"pointwise", &PointwiseTrial::plain_sums},
                                                        {"pointwise, packed ahead", &PointwiseTrial::packed_sums},
                                                        {"pointwise, changed since", &PointwiseTrial::changed_sums},
                                                        {"pointwise gradient", &PointwiseTrial::gradient},
                                                        {"follow", &PointwiseTrial::follow},
-                                                       {"activation gradient", &PointwiseTrial::activation_gradient}};
+                                                       {"activation gradient", &PointwiseTrial::activation_gradient},
+                                                       {"norm", &PointwiseTrial::norm}};
 };
 
 }  // namespace

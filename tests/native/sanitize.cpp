@@ -136,6 +136,17 @@ bool spoil(Kernels& kernels, const std::string& entry) {
       if (workspace && call.rows) wrong->run(call.to, host);
       return floats;
     };
+  } else if (entry == "norm_sums") {
+    kernels.norm_sums = [](const Normed& call, double* totals, float* workspace, const Host& host) {
+      const int64_t floats = right->norm_sums(call, totals, workspace, host);
+      if (workspace && call.rows) wrong->run(totals, host);
+      return floats;
+    };
+  } else if (entry == "normalize") {
+    kernels.normalize = [](const Normed& call, const Host& host) {
+      right->normalize(call, host);
+      if (call.rows) wrong->run(call.to, host);
+    };
   } else if (entry == "fused") {
     kernels.fused = [](const Fused& call, float* workspace, const Host& host) {
       const int64_t floats = right->fused(call, workspace, host);
