@@ -17,7 +17,7 @@ def _machine(machine):
     """Nothing is measured here."""
 
 
-@pytest.mark.parametrize("command", ["", "compare", "explain", "families", "profile", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["", "accelerate", "compare", "explain", "families", "profile", "bench", "doctor"])
 def test_help(call, command):
     result = call(f"{command} --help")
     assert result.exit_code == 0

@@ -314,6 +314,12 @@ def test_refuses(name):
         omniconv.accelerate(model, example, seconds=0, **options)
 
 
+def test_a_norm_that_takes_positions_for_channels():
+    net = nn.Sequential(nn.Conv1d(3, 8, 3), norm(8, 1)).eval()
+    fast = accelerated(net, torch.randn(3, 10), verify=False)  # a sample of 8 positions, or 8 samples of one
+    assert [entry.steps for entry in fast.report.changes] == [("0",)]
+
+
 def test_axes_that_a_norm_or_a_constant_counts():
     net = nn.Sequential(nn.Conv1d(3, 8, 3), norm(8, 1)).eval()
     fast = accelerated(net, torch.randn(2, 3, 10))

@@ -106,7 +106,10 @@ class Recording(TorchDispatchMode):
             self.constants[found] = tensor
         return found
 
-    def _place(self, tensor: Tensor) -> int:
+    def _place(self, tensor: Tensor | None) -> int:
+        if tensor is None:  # of an operator that may leave a result out
+            self.count += 1
+            return self.count - 1
         own = id(tensor)
         self._alive.append(ref(tensor, lambda _: self._number.pop(own, None)))  # another may take its place
         self._number[own] = self.count

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import Tensor, fx
@@ -12,12 +13,18 @@ from .reading import Reading, argument, may_write, mutates, written
 from .tracing import UntraceableError, constant
 
 NDIM_METHODS = ("dim", "ndimension")
+# A graph's code writes the first as statements, which give a name to something else where they are traced again
+METHODS = {operator.iadd: "add_", operator.isub: "sub_", operator.imul: "mul_", operator.itruediv: "div_"}
 
 
 def clean(graph: fx.GraphModule) -> list[str]:
     """Take out, in place, what need not be computed again; the names of the steps that are gone."""
     reading, gone = Reading(graph), []
     _ask_earlier(graph)
+    for node in graph.graph.nodes:
+        source = node.args[0] if node.target in METHODS else None
+        if isinstance(source, fx.Node) and "shape" in source.meta:
+            node.op, node.target = "call_method", METHODS[node.target]
     changing = written(graph.graph)
     for node in list(graph.graph.nodes):
         source = argument(node, 0, "input", None)

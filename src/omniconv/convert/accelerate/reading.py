@@ -114,8 +114,6 @@ class Reading:
         if any(_seen(node, key) != _seen(source, key) for key in ("shape", "dtype")):
             return None
         swapped = arguments[1] is source
-        if swapped and mutates(node):
-            return None
         other = self.constant(arguments[0] if swapped else arguments[1])
         if other is None or arguments[0] is arguments[1]:
             return None
@@ -228,7 +226,7 @@ def mutates(node: fx.Node) -> bool:
     if node.op == "call_function":
         name = str(getattr(node.target, "__name__", ""))
         written = name.endswith("_") and not name.endswith("__")
-        inplace = getattr(operator, name, None) is node.target and name.startswith("i") and name in _IN_PLACE
+        inplace = getattr(operator, name, None) is node.target and name in IN_PLACE
         return written or inplace or bool(node.kwargs.get("inplace")) or "out" in node.kwargs or name == "setitem"
     if node.op == "call_module":
         module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
@@ -236,9 +234,9 @@ def mutates(node: fx.Node) -> bool:
     return False
 
 
-_IN_PLACE = frozenset(
-    f"i{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
-)
+IN_PLACE = tuple(f"i{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"))
+# What of a tensor shares its memory
+_PARTS = frozenset({"T", "mT", "H", "mH", "data", "real", "imag", "grad"})
 _HOMES = frozenset({"torch", "torchvision", "omniconv", "operator", "_operator", "builtins", "math"})
 
 
@@ -299,6 +297,8 @@ def _shared(node: fx.Node) -> Sequence[fx.Node]:
     if node.op not in ("call_function", "call_method"):
         return ()
     name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+    if node.target is getattr and node.args[1] not in _PARTS:
+        return ()
     return () if not mutates(node) and _makes_new(name) else node.all_input_nodes[:1]
 
 

@@ -9,6 +9,7 @@ may be left out is taken as the example has it, and a step of the graph checks t
 
 from __future__ import annotations
 
+import operator
 import pickle
 import random
 import sys
@@ -26,7 +27,7 @@ from omniconv.core.layer import PlannedLayer
 
 from .kept import Kept, tensors_of
 from .layout import given, left_out
-from .reading import written_by
+from .reading import IN_PLACE, written_by
 
 RANDOM = torch.Tag.nondeterministic_seeded
 # What depends on how a tensor lies in memory, which other layers may lay otherwise.
@@ -50,10 +51,30 @@ class Traced:
     opaque: dict[str, str] = field(default_factory=dict)
 
 
+class _Value(fx.Proxy):
+    """A stand-in to which ``+=`` and the like write, as they do to a tensor; torch's own would return another."""
+
+
+def _writing(name: str) -> Any:
+    function = getattr(operator, name)
+
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _name in IN_PLACE:
+    setattr(_Value, f"__{_name}__", _writing(_name))
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, opaque: dict[str, str], absent: Collection[str]) -> None:
         super().__init__()
         self.opaque, self.absent, self.failed = opaque, absent, ""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if is_step(m):
