@@ -86,6 +86,8 @@ def distances(net, fast, *given, **named):
         if old.numel() == 0:
             continue
         eps, largest = torch.finfo(old.dtype).eps, float(right.abs().max())
+        # Of a network in float64 nothing says how far rounding goes where numbers of about 1 cancel
+        largest = max(largest, 1.0) if old.dtype == torch.float64 else largest
         far, before = (float((value.double() - right).abs().max()) for value in (new, old))
         found.append((far, before, 8 * before + 64 * eps * largest))
     return found
