@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import omniconv
-from convert.accelerated_steps import X, Calls, accelerated, assert_same, conv, norm
+from convert.accelerated_steps import Calls, X, accelerated, assert_same, conv, norm
 from tolerance import assert_close, assert_equal
 
 
@@ -139,7 +139,7 @@ class Steps(nn.Module):
         values = [x]
         for name, one, other, number in self.steps:
             values.append(STEPS[name](self, values[one], values[other], number))
-        return values[-1], values[len(values) // 2], values[-2]
+        return values[-1], values[len(values) // 2], values[-2], values[1]
 
 
 def double_part(net, a, b, k):

@@ -88,7 +88,7 @@ def test_what_follows_equals_the_parts(shape, added, activation):
 
 @needs_library
 def test_inference_is_one_call_and_training_is_not(monkeypatch):
-    layer, x, calls = nn.Linear(12, 20, activation=torch.nn.GELU), torch.randn(3, 12), []
+    layer, x, calls = nn.Linear(12, 20, activation=torch.nn.GELU), torch.randn(5, 12), []
     right = layer._followed._call
     monkeypatch.setattr(layer._followed, "_call", lambda *arguments: calls.append(1) or right(*arguments))
     layer(x)
