@@ -193,7 +193,7 @@ class Pair(NamedTuple):
     second: torch.Tensor
 
 
-@dataclass
+@dataclass(slots=True)
 class Found:
     picture: torch.Tensor
     count: int

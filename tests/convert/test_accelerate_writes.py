@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,6 +125,13 @@ def test_what_is_written_to(name, layout):
         with torch.no_grad():
             assert_close(fast(one), net(other))
         assert_equal(one, other)
+
+
+def test_a_file_of_a_network_that_writes_to_what_has_another_name():
+    net = Calls(renamed, a=conv()).eval()
+    fast = accelerated(net, torch.randn(X))
+    assert fast.report.opaque == {}
+    assert_same(net, pickle.loads(pickle.dumps(fast)), torch.randn(X))  # noqa: S301
 
 
 class Steps(nn.Module):
