@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 import omniconv
 from engines import engines
 from foreign import INSTALL, NETWORKS, create, missing
-from networks import folded, spread
+from networks import folded
 from omniconv import __version__
 from omniconv.analysis.benchmark.measure import SAMPLE
 from omniconv.analysis.benchmark.peers import version
@@ -38,8 +37,7 @@ from omniconv.analysis.benchmark.scheduling import real_time
 from omniconv.analysis.machine import measure_machine
 from omniconv.analysis.timing import interleaved, ratios
 from omniconv.core.library import isa
-from omniconv.report.files import write
-from results import HERE, path_for
+from results import HERE, keep, spread
 from run import commit, say
 
 BATCHES = (1, 8)
@@ -187,10 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = tuple(options.names) or NETWORKS
     result = results(options.seconds, names, rt=options.rt, compiled=not options.no_compile)
     print(*tables(result), sep="\n")
-    where = path_for(__version__, result["machine"])
-    output = options.output or where.with_name(f"accelerated-{where.name}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    say(f"wrote {write(output, json.dumps(result, indent=1), overwrite=True)}")
+    say(f"wrote {keep(result, 'accelerated', options.output)}")
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,14 +21,12 @@ from torch import Tensor, nn
 
 import omniconv
 from foreign import INSTALL, create, missing
-from networks import spread
 from omniconv import __version__
 from omniconv.analysis.benchmark.scheduling import real_time
 from omniconv.analysis.machine import measure_machine
 from omniconv.analysis.timing import interleaved, ratios
 from omniconv.core.library import isa
-from omniconv.report.files import write
-from results import path_for
+from results import keep, spread
 from run import commit, say
 
 NETWORKS = ("torchvision:mobilenet_v2", "torchvision:convnext_tiny")
@@ -127,10 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         "networks": found,
     }
     print(*tables(result), sep="\n")
-    where = path_for(__version__, result["machine"])
-    output = options.output or where.with_name(f"training-{where.name}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    say(f"wrote {write(output, json.dumps(result, indent=1), overwrite=True)}")
+    say(f"wrote {keep(result, 'training', options.output)}")
     return 0
 
 

@@ -5,8 +5,8 @@ python benchmarks/networks.py --rt         prints both tables, and writes result
 
 One picture of 224 × 224, float32, no gradients. *Folded*: batch norms are folded into the convolutions before them
 (torch.nn.utils.fusion), and torch's convolutions pad by themselves where both sides are padded alike; the network as
-published pads in a step of its own. *Fused*: each pointwise convolution, with a depthwise one before it or without, is
-one layer with its activations and what is added, and the classifier is ours. Every answer is checked in float64 first.
+published pads in a step of its own. *Accelerated*: what `omniconv.accelerate` makes of it as published. Every answer is
+checked in float64 first.
 The second table takes the network apart: each step is timed where it stands, in passes through the whole network, so
 that it finds in the caches what the step before it left there. Needs the extra `examples`, and for the engines `bench`.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
+import operator
 import statistics
 import sys
 import time
@@ -31,17 +31,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import omniconv
 from engines import engines
-from fusing import ADDS, CONVOLUTIONS, fused, is_activation, is_depthwise, is_pointwise
 from omniconv import __version__
 from omniconv.analysis.benchmark.measure import SAMPLE
 from omniconv.analysis.benchmark.peers import version
 from omniconv.analysis.benchmark.scheduling import real_time
 from omniconv.analysis.machine import measure_machine
-from omniconv.analysis.timing import Timing, interleaved, ratios
+from omniconv.analysis.timing import interleaved, ratios
+from omniconv.convert.accelerate.accelerated import Accelerated
 from omniconv.convert.swap import swap
+from omniconv.core.chain import Adding, FollowedConv
+from omniconv.core.layer import PlannedLayer
 from omniconv.core.library import isa
-from omniconv.report.files import write
-from results import HERE, path_for
+from results import HERE, keep, spread
 from run import commit, say
 
 sys.path.insert(0, str(HERE.parent / "examples"))
@@ -51,11 +52,21 @@ LAYOUTS = {"cf": torch.contiguous_format, "cl": torch.channels_last}
 BASE = "torch/cf"
 KINDS = ("standard", "pointwise", "depthwise", "fused", "norm", "activation", "add", "other")
 PASSES = 60
-# Seconds of untimed calls before each sample. After 0.025 the fused network in channels last took 8.6 ms where
+# Seconds of untimed calls before each sample. After 0.025 a fused network in channels last took 8.6 ms where
 # onnxruntime had run before, and 7.4 where another of ours had; after 0.1 it took 7.2 in both.
 SETTLE = 0.1
 Call = Callable[[], object]
-FUSED = (omniconv.nn.PointwiseConv2d, omniconv.nn.DepthwiseSeparableConv2d, omniconv.nn.InvertedResidual2d)
+ADDS = (operator.add, operator.iadd, torch.add)
+CONVOLUTIONS = (nn.Conv2d, PlannedLayer)
+# What `accelerate` puts for a convolution with what stands around it.
+FUSED = (
+    omniconv.nn.PointwiseConv2d,
+    omniconv.nn.DepthwiseSeparableConv2d,
+    omniconv.nn.InvertedResidual2d,
+    FollowedConv,
+    Adding,
+)
+ORDERS = {"cf": "in order", "cl": "channels last"}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)  # noqa: SLF001  # torch has no other base
 
 
@@ -68,6 +79,8 @@ class _Steps(fx.Tracer):
 
 def steps_of(model: nn.Module) -> fx.GraphModule:
     """The model as a sequence of calls of its layers, and of functions."""
+    if isinstance(model, Accelerated):
+        return model.network.graph  # type: ignore[return-value]
     return fx.GraphModule(model, _Steps().trace(model))
 
 
@@ -108,12 +121,14 @@ def models() -> dict[str, nn.Module]:
     ways = {"torch": net, "torch folded": swap(folded(net), {own: rules["torch"]}).model}
     ways["omniconv"] = swap(copy.deepcopy(net), {own: rules["omniconv"]}).model
     ways["omniconv folded"] = swap(folded(net), {own: rules["omniconv"]}).model
-    ways["omniconv fused"] = fused(steps_of(copy.deepcopy(ways["omniconv folded"])))
-    return {
+    found: dict[str, nn.Module] = {
         f"{way}/{layout}": copy.deepcopy(model).eval().to(memory_format=form)
         for way, model in ways.items()
         for layout, form in LAYOUTS.items()
     }
+    for layout, order in ORDERS.items():
+        found[f"accelerated/{layout}"] = omniconv.accelerate(net, torch.zeros(1, 3, 224, 224), layout=order, seconds=0)
+    return found
 
 
 def checked(calls: dict[str, Call], picture: Tensor) -> None:
@@ -124,6 +139,21 @@ def checked(calls: dict[str, Call], picture: Tensor) -> None:
         found: Any = call()
         if not (difference := float((found - right).abs().max())) <= allowed:
             raise ValueError(f"{name} is wrong: its logits differ by {difference:.2g}, more than {allowed:.2g}.")
+
+
+def is_depthwise(module: Any) -> bool:
+    """Whether a layer convolves each channel by itself."""
+    return isinstance(module, CONVOLUTIONS) and module.groups == module.in_channels > 1
+
+
+def is_pointwise(module: Any) -> bool:
+    """Whether a layer maps the channels of each position."""
+    return isinstance(module, CONVOLUTIONS) and set(module.kernel_size) == {1} and module.groups == 1
+
+
+def is_activation(module: object) -> bool:
+    """Whether a layer is one of torch's activations."""
+    return type(module).__module__ == "torch.nn.modules.activation"
 
 
 def kind_of(module: nn.Module | None, function: object) -> str:
@@ -197,11 +227,6 @@ def measured(seconds: float, *, rt: bool) -> dict[str, Any]:
     }
 
 
-def spread(timing: Timing, unit: float) -> dict[str, float]:
-    """A median between its quartiles."""
-    return {name: unit * getattr(timing, name) for name in ("median", "q1", "q3")}
-
-
 def tables(result: dict[str, Any]) -> Iterator[str]:
     """The times, and the times of each kind of step."""
     yield f"| {result['network']} | ms | quartiles | of {BASE} |"
@@ -228,10 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(INSTALL.format(missing=", ".join(missing)))
     result = measured(options.seconds, rt=options.rt)
     print(*tables(result), sep="\n")
-    where = path_for(__version__, result["machine"])
-    output = options.output or where.with_name(f"networks-{where.name}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    say(f"wrote {write(output, json.dumps(result, indent=1), overwrite=True)}")
+    say(f"wrote {keep(result, 'networks', options.output)}")
     return 0
 
 

@@ -133,7 +133,7 @@ def main() -> int:
     same = bool((logits.argmax(1) == before.argmax(1)).all())
     expect.check("first answers, accelerated", "the same" if same else "others", "the same", holds=same)
     report: Any = fast.report
-    print(f"accelerated: {len(report.changes)} layers stand for more, {len(report.removed)} steps are gone")
+    print(f"accelerated: layers put for steps in a row: {len(report.changes)}; steps left out: {len(report.removed)}")
     times = {name: 1e3 * report.times[name].median for name in ("before", "after") if name in report.times}
     print("time of one picture: " + ", ".join(f"{name} {time:.2f} ms" for name, time in times.items()))
     print(f"before / after: {report.ratio:.2f}")

@@ -75,94 +75,19 @@ def test_every_way_gives_the_answer_of_the_network():
         networks.checked(calls, picture)
         with pytest.raises(ValueError, match="zeros is wrong"):
             networks.checked(calls | {"zeros": lambda: torch.zeros(1, 1000)}, picture)
-    ways = ("torch", "torch folded", "omniconv", "omniconv folded", "omniconv fused")
+    ways = ("torch", "torch folded", "omniconv", "omniconv folded", "accelerated")
     assert set(calls) == {f"{way}/{layout}" for way in ways for layout in ("cf", "cl")}
 
 
-class Block(nn.Module):
-    """Two pointwise convolutions around a depthwise one, a sum before the last activation, and a classifier."""
-
-    def __init__(self):
-        super().__init__()
-        self.expand, self.depthwise = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, 2, 1, groups=8, bias=False)
-        self.project, self.beside = nn.Conv2d(8, 6, 1), nn.Conv2d(4, 6, 1, 2, bias=False)
-        self.inner, self.outer, self.classifier = nn.SiLU(), nn.ReLU(), nn.Linear(6, 3)
-
-    def forward(self, x):
-        wide = self.inner(self.expand(x))
-        x = self.outer(self.beside(x) + self.project(self.inner(self.depthwise(wide))))
-        return self.classifier(x.mean((2, 3)))
-
-
-def test_a_fused_model_is_three_layers_and_a_classifier_that_compute_the_same():
-    model, x = Block().double().eval(), torch.randn(2, 4, 9, 8, dtype=torch.float64)
-    model_of_ours = networks.swap(copy.deepcopy(model)).model
-    fused = networks.fused(networks.steps_of(model_of_ours))
-    layers = {name: module for name, module in fused.named_modules() if isinstance(module, networks.FUSED)}
-    assert list(layers) == ["fused_expand", "fused_beside", "fused_depthwise"]
-    assert type(layers["fused_expand"].activation) is nn.SiLU
-    block = layers["fused_depthwise"]
-    assert (type(block.mid_activation), type(block.activation)) == (nn.SiLU, nn.ReLU)
-    assert type(fused.classifier) is omniconv.nn.Linear
-    assert {node.op for node in fused.graph.nodes} == {"placeholder", "call_module", "call_method", "output"}
-    assert_close(fused(x), model(x))
-    timed = networks._Timed(networks.steps_of(fused))
-    timed.run(x)
-    assert set(timed.seconds) == {"fused", "other"}
-
-
-class Inverted(nn.Module):
-    """Two inverted residuals, of which the second adds what is not its own input."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps = nn.ModuleList(
-            nn.ModuleList((nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1, bias=False)))
-            for _ in range(3)
-        )
-        self.activation = nn.ReLU6()
-
-    def forward(self, x):
-        first = x
-        for number, (expand, depthwise, project) in enumerate(self.steps):
-            y = project(self.activation(depthwise(self.activation(expand(x)))))
-            x = y if number == 0 else y + (x, first)[number - 1]
-        return x
-
-
-def test_inverted_residuals_are_one_layer_where_they_add_their_own_input():
-    model, x = Inverted().double().eval(), torch.randn(2, 4, 9, 8, dtype=torch.float64)
-    fused = networks.fused(networks.steps_of(networks.swap(copy.deepcopy(model)).model))
-    layers = [type(module).__name__ for module in fused.children() if isinstance(module, networks.FUSED)]
-    assert layers == ["InvertedResidual2d"] * 2 + ["PointwiseConv2d", "DepthwiseSeparableConv2d"]
-    assert [layer.residual for layer in fused.children() if hasattr(layer, "residual")] == [False, True]
-    assert_close(fused(x), model(x))
-
-
-class Apart(nn.Module):
-    """Nothing here is one call: each convolution is used twice, or what follows it is none of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.depthwise, self.across, self.strided = (
-            nn.Conv2d(4, 4, 3, groups=4),
-            nn.Conv2d(4, 4, 1),
-            nn.Conv2d(4, 4, 1, 2),
-        )
-        self.activation = nn.ReLU()
-
-    def forward(self, x):
-        first = self.depthwise(x)
-        second = self.across(first)
-        return self.strided(self.depthwise(first + self.activation(second) + second)) + 1
-
-
-def test_what_is_used_elsewhere_too_is_not_fused():
-    model, x = Apart().double().eval(), torch.randn(2, 4, 9, 8, dtype=torch.float64)
-    graph = networks.steps_of(copy.deepcopy(model))
-    found = list(importlib.import_module("fusing").chains(graph))
-    assert [[node.name for node in chain.nodes] for chain in found] == [["across"], ["strided"]]
-    assert_close(networks.fused(graph)(x), model(x))
+def test_steps_of_an_accelerated_network_have_their_kinds_too():
+    model, x = small().float(), torch.randn(1, 3, 8, 8)
+    fast = omniconv.accelerate(model, x, seconds=0)
+    graph = networks.steps_of(fast)
+    timed = networks._Timed(graph)
+    with torch.no_grad():
+        assert_close(timed.run(x), model(x))
+    assert set(timed.seconds) <= {"fused", "other", "depthwise", "activation"}
+    assert timed.seconds["fused"] > 0
 
 
 @pytest.mark.skipif(bool(absent()), reason=absent())

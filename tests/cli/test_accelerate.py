@@ -34,7 +34,7 @@ def net():
 def gated():
     return nn.Sequential(nn.Conv2d(3, 8, 1), Gate())
 """
-FAST = "--seconds 0.3"
+UNTIMED = "--seconds 0"
 
 
 @pytest.fixture
@@ -48,20 +48,28 @@ def net(tmp_path, monkeypatch):
 
 
 def test_it_says_what_was_changed(call, net):
-    done = call(f"accelerate {net}:net -i 1,3,48,48 {FAST} --json")
+    done = call(f"accelerate {net}:net -i 1,3,48,48 {UNTIMED} --json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     layers = [change["layer"] for change in found["changes"]]
-    assert layers == ["PrepackedConv", *["DepthwiseSeparableConv2d"] * 4, "Linear"] or found["refused"]
+    assert layers == ["PrepackedConv", *["DepthwiseSeparableConv2d"] * 4, "Linear"]
     assert {"the inputs given", "random inputs", "another batch"} <= found["whole"].keys()
     assert all(one["ours"] <= one["allowed"] for one in found["whole"].values())
-    assert found["seconds"]["before"]["median"] > 0
+    assert found["seconds"] == {}
+
+
+def test_times_stand_beside(call, net):
+    done = call(f"accelerate {net}:net -i 1,3,48,48 --seconds 0.2 --json")
+    assert done.exit_code == 0, done.stderr
+    seconds = json.loads(done.stdout)["seconds"]
+    assert {"before", "after"} <= seconds.keys()
+    assert all(one["q1"] <= one["median"] <= one["q3"] for one in seconds.values())
 
 
 def test_a_person_reads_columns_and_sentences(call, net):
-    done = call(f"accelerate {net}:net -i 1,3,48,48 {FAST} --format human")
+    done = call(f"accelerate {net}:net -i 1,3,48,48 {UNTIMED} --format human")
     assert done.exit_code == 0, done.stderr
-    for text in ("DepthwiseSeparableConv2d", "max|Δ|", "exact because", "before / after", "the inputs given"):
+    for text in ("DepthwiseSeparableConv2d", "max|Δ|", "exact because", "the inputs given"):
         assert text in done.stdout
     korean = call(f"accelerate {net}:net -i 1,3,48,48 --dry-run --format human --lang ko")
     assert "같은 까닭" in korean.stdout
@@ -79,16 +87,14 @@ def test_a_dry_run_proves_and_times_nothing(call, net):
 
 def test_what_it_writes_is_read_without_the_code(call, net, tmp_path):
     path = tmp_path / "net.pt"
-    done = call(f"accelerate {net}:net -i 1,3,48,48 {FAST} --save {path} -q")
-    if done.exit_code == 2 and "the network runs as it was" in done.stderr:
-        pytest.skip("this machine was too busy to see that it is faster")
+    done = call(f"accelerate {net}:net -i 1,3,48,48 {UNTIMED} --save {path} -q")
     assert done.exit_code == 0, done.stderr
     sys.modules.pop("net")
     x = torch.randn(2, 3, 20, 20)
     network = omniconv.load(path)
     with torch.no_grad():
         assert network(x).shape == (2, 5)
-    again = call(f"accelerate {net}:net -i 1,3,48,48 {FAST} --save {path}")
+    again = call(f"accelerate {net}:net -i 1,3,48,48 {UNTIMED} --save {path}")
     assert again.exit_code == 2
     assert "exists already" in again.stderr
 
@@ -102,7 +108,7 @@ def test_what_it_writes_is_read_without_the_code(call, net, tmp_path):
         ("{net}:nothing -i 1,3,8,8", "has no 'nothing'"),
         ("{net}:net -i 1,3,8,8 --save a.pt --dry-run", "exclude each other"),
         ("{net}:net -i 1,3,8,8 --layout sideways", "sideways"),
-        ("{net}:gated -i 1,3,8,8 --seconds 0.1 --save {folder}/gated.pt", "report.opaque"),
+        ("{net}:gated -i 1,3,8,8 --seconds 0 --save {folder}/gated.pt", "report.opaque"),
         ("{net}:net -i 1,3,8,8 --save {folder}/nowhere/a.pt", "is no folder"),
     ],
 )

@@ -335,3 +335,60 @@ def test_axes_that_a_norm_or_a_constant_counts():
     net = nn.Sequential(nn.Linear(5, 8), norm(8, 1)).eval()
     with pytest.raises(ValueError, match="an input of 3 axes must have 2 here"):
         accelerated(net, torch.randn(4, 5))(torch.randn(2, 8, 5))  # of which the network normalises axis 1
+
+
+class Meeting(nn.Module):
+    """A sum whose terms have one shape for the example, and are broadcast for other inputs."""
+
+    def __init__(self, stride, kernel=1):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(4, 4, kernel, stride, kernel // 2), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        return (self.conv(x) + x).relu()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_sum_is_broadcast_where_the_example_was_not(stride, kernel):
+    net = Meeting(stride, kernel).eval()
+    fast = omniconv.accelerate(net, torch.randn(2, 4, 1, 1), seconds=0, verify=False)
+    assert len(fast.report.changes) == 1
+    for shape in [(2, 4, 1, 1), (3, 4, 2, 2), (2, 4, 1, 1)] * 4:
+        x = torch.randn(shape)
+        with torch.no_grad():
+            assert_close(fast(x), net(x))
+
+
+class Scored(nn.Module):
+    """Pointwise behind a mean, added to a map: the output is broadcast."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.across = nn.Linear(4, 4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x, y):
+        return nn.functional.silu(self.linear(x) + x * 1.0), self.across(y.mean((2, 3), keepdim=True)) + y * 1.0
+
+
+def test_outputs_are_broadcast_to_what_is_added():
+    net = Scored().eval()
+    fast = omniconv.accelerate(net, (torch.randn(3, 4), torch.randn(1, 4, 1, 1)), seconds=0, verify=False)
+    for size in (1, 3):
+        given = torch.randn(3, 4), torch.randn(2, 4, size, size)
+        with torch.no_grad():
+            for found, right in zip(fast(*given), net(*given), strict=True):
+                assert_close(found, right)
+
+
+@pytest.mark.parametrize("layout", ["in order", "channels last"])
+def test_outputs_lie_as_inputs_do(layout):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    x = torch.randn(2, 3, 6, 5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for example in (x, last):
+        fast = omniconv.accelerate(net, example, seconds=0, layout=layout)
+        with torch.no_grad():
+            for _ in range(4):
+                assert_close(fast(x).view(2, -1), net(x).view(2, -1))
+                assert_close(fast(last), net(last))

@@ -136,3 +136,14 @@ def test_nothing_to_exchange_is_said(x):
 def test_an_example_that_does_not_fit(net):
     with pytest.raises(ValueError, match=r"`example_input` is not what the model takes: RuntimeError"):
         omniconv.accelerate(net, torch.randn(2, 4, 8, 8), training=True, seconds=0)
+
+
+def test_what_is_no_part_of_training_is_refused(net, x):
+    with pytest.raises(ValueError, match=r"`layout` \(='in order'\) is of inference"):
+        omniconv.accelerate(net, x, training=True, layout="in order")
+    net.report = "mine"
+    with pytest.raises(ValueError, match="has an attribute `report`"):
+        omniconv.accelerate(net, x, training=True)
+    frozen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).requires_grad_(requires_grad=False)
+    with pytest.raises(ValueError, match="nothing that it returns has a gradient"):
+        omniconv.accelerate(frozen, x, training=True)

@@ -30,7 +30,7 @@ LAYOUTS = ("auto", "in order", "channels last")
     "--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the network, for omniconv.load(PATH)."
 )
 @click.option("--layout", type=click.Choice(LAYOUTS), default="auto", help="auto: the faster of the two.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, help="How long to time.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="How long to time; 0 leaves it out.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to run with.")
 @tail
 def command(

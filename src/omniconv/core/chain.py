@@ -7,6 +7,7 @@ the longest beginning of a chain that one of its layers computes, or the reason 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from .activated import computed
+from .follow import output_shape
 from .layer import ConvLayer
 
 Added = Literal["", "input", "other"]
@@ -60,6 +62,39 @@ class FollowedConv(nn.Module):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         layer = self.layer
         return computed(layer.plan, (input, layer.weight, layer.bias), None, residual, self.activation)
+
+
+class Adding(nn.Module):
+    """A layer and what is added before its activation, of any shape that a sum takes.
+
+    Layers add tensors of their output's shape, in one call. One that is broadcast, or to which the output is, as a
+    network may have it for inputs of other sizes, is added between the parts.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with for a layer like this one."""
+        return {"layer": self.layer}
+
+    def forward(self, input: Tensor, other: Tensor) -> Tensor:
+        layer = self.layer
+        if tuple(other.shape) == _output_shape(layer, input):
+            return layer(input, other)
+        plain = copy.copy(layer)  # of the same parameters
+        plain._modules = dict(layer._modules)  # noqa: SLF001  # which the copy would share
+        plain.activation = None
+        output: Tensor = plain(input) + other
+        return output if layer.activation is None else layer.activation(output)
+
+
+def _output_shape(layer: Any, input: Tensor) -> tuple[int, ...]:
+    if isinstance(layer, nn.Linear):
+        return (*input.shape[:-1], layer.out_features)
+    owner = layer.layer if isinstance(layer, FollowedConv) else layer
+    return output_shape(owner.problem, input)
 
 
 def alone(links: Sequence[Link]) -> Rewrite:

@@ -128,10 +128,15 @@ def check_residual(problem: ConvProblem, input: object, residual: object) -> Non
         return  # the convolution says what is wrong with it
     if input.shape[-problem.dim - 1] != problem.in_channels:
         return
-    size = problem.out_size_of(tuple(input.shape[-problem.dim :]))
-    want = (*input.shape[: -problem.dim - 1], problem.out_channels, *size)
+    want = output_shape(problem, input)
     if tuple(residual.shape) != want:
         raise ValueError(f"`residual` shape (={tuple(residual.shape)}) must be that of the output, {want}.")
+
+
+def output_shape(problem: ConvProblem, input: Tensor) -> tuple[int, ...]:
+    """Of what ``problem`` makes of ``input``."""
+    size = problem.out_size_of(tuple(input.shape[-problem.dim :]))
+    return (*input.shape[: -problem.dim - 1], problem.out_channels, *size)
 
 
 def activation_code(activation: Part) -> int | None:

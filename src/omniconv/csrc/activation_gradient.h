@@ -3,7 +3,6 @@
 // is the gradient of a bias, in one pass.
 #pragma once
 
-#include "activation.h"
 #include "passes.h"
 
 namespace omniconv {
@@ -22,20 +21,12 @@ struct GradientPass : Passes {
   }
 
   void run(float* totals, const Host& host) const {
-    const int64_t threads = threads_for(host, call.rows * call.length / V);
-    run_tasks(host, Split::of_units(least(threads, most(units, 1)), 1, units, true), [&](Dealer& dealer) {
-      with_activation(call.activation, [&](auto activation) {
-        Task task;
-        while (dealer.deal(task)) {
-          const int64_t unit = task.first_row, first = unit / pieces * together;
-          const int64_t end = least(first + together, call.rows);
-          if (call.by_rows) {
-            pass_positions(first, end, call.totals ? totals + unit * call.channels : nullptr, activation);
-          } else {
-            for (int64_t row = first; row < end; ++row) pass_channel(row, unit % pieces, totals, activation);
-          }
-        }
-      });
+    each_unit(call.activation, host, [&](int64_t unit, int64_t first, int64_t end, auto activation) {
+      if (call.by_rows) {
+        pass_positions(first, end, call.totals ? totals + unit * call.channels : nullptr, activation);
+      } else {
+        for (int64_t row = first; row < end; ++row) pass_channel(row, unit % pieces, totals, activation);
+      }
     });
     if (call.totals) add_up(totals);
   }

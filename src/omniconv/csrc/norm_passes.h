@@ -2,7 +2,6 @@
 // A batch norm in training with an activation: one pass for the sums of each channel, one for the numbers, either way.
 #pragma once
 
-#include "activation.h"
 #include "passes.h"
 
 namespace omniconv {
@@ -19,20 +18,6 @@ struct NormPass : Passes {
 
   int64_t floats() const { return call.by_rows ? 4 * units * call.channels : 2 * call.rows * pieces; }
 
-  template <class Each>
-  void each_unit(const Host& host, const Each& each) const {
-    const int64_t threads = threads_for(host, call.rows * call.length / V);
-    run_tasks(host, Split::of_units(least(threads, most(units, 1)), 1, units, true), [&](Dealer& dealer) {
-      with_activation(call.activation, [&](auto activation) {
-        Task task;
-        while (dealer.deal(task)) {
-          const int64_t unit = task.first_row, first = unit / pieces * together;
-          each(unit, first, least(first + together, call.rows), activation);
-        }
-      });
-    });
-  }
-
   OMNICONV_INLINE vec input(int64_t at, int64_t some) const {
     return load_count(static_cast<const T*>(call.input) + at, some);
   }
@@ -43,7 +28,7 @@ struct NormPass : Passes {
   }
 
   void sums(double* totals, float* parts, const Host& host) const {
-    each_unit(host, [&](int64_t unit, int64_t first, int64_t end, auto activation) {
+    each_unit(call.activation, host, [&](int64_t unit, int64_t first, int64_t end, auto activation) {
       if (call.by_rows) {
         sum_positions(first, end, parts + 4 * unit * call.channels, activation);
       } else {
@@ -118,7 +103,7 @@ struct NormPass : Passes {
   }
 
   void normalize(const Host& host) const {
-    each_unit(host, [&](int64_t unit, int64_t first, int64_t end, auto activation) {
+    each_unit(call.activation, host, [&](int64_t unit, int64_t first, int64_t end, auto activation) {
       if (call.by_rows) {
         for (int64_t row = first; row < end; ++row)
           each_vector(call.length, [&](int64_t c, int64_t some) {

@@ -26,7 +26,7 @@ ENGLISH = {
     "small": "at this size the call costs more than the work.",
     "below bound": "it reaches {0} of the machine's bound, so kernel {1!r} is the limit, not the arithmetic.",
     "enlarged": "enlarged",
-    "changes": "{0} layers stand for more, {1} steps need not be computed again",
+    "changes": "layers put for steps in a row: {0}; steps left out: {1}",
     "from float64": "{0} from float64; before {1}; largest number {2}",
     "not taken": "the network does not take it: {0}",
 }
@@ -101,7 +101,7 @@ KOREAN = {
     "after": "이후",
     "before / after": "이전 / 이후",
     "changed": "바꾼 것",
-    "changes": "여러 단계를 대신하는 계층 {0}개, 다시 계산할 필요가 없는 단계 {1}개",
+    "changes": "이어진 단계 대신 놓은 계층 {0}개, 뺀 단계 {1}개",
     "exact because": "같은 까닭",
     "refused": "거절",
     "left": "그대로 둔 것",

@@ -100,7 +100,7 @@ def accelerate(
     Raises:
         TypeError: ``model`` is no module.
         ValueError: the model does not take the example, or has not seen its input yet, or ``layout`` is none of the
-            three.
+            three; ``training`` with a layout, or of a model that has a ``report`` of its own.
 
     Example:
         >>> import torch
@@ -118,6 +118,10 @@ def accelerate(
         raise ValueError(f"`model` has not seen its input yet ({', '.join(lazy)}); run it once.")
     args, kwargs = _arguments(example_input)
     if training:
+        if layout != "auto":
+            raise ValueError(f"`layout` (={layout!r}) is of inference; convert the model and what it is trained on.")
+        if hasattr(model, "report"):
+            raise ValueError("`model` has an attribute `report`, where training=True puts its own; rename it.")
         trained, said = for_training(copy.deepcopy(model), args, kwargs, seconds, verify=verify)
         trained.report = said  # type: ignore[assignment]  # a module takes any attribute
         return trained

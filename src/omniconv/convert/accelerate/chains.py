@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from omniconv.core.chain import Link, Rewrite, Rewriting, alone
+from omniconv.core.chain import Adding, Link, Rewrite, Rewriting, alone
 from omniconv.core.family import families
 
 from .cleaning import unused
@@ -210,7 +210,8 @@ class Chains:
         input, last, name = chain[0].input, steps[-1], unused(self.graph, f"accelerated_{len(self.changes)}")
         own = end.other is input and getattr(rewrite.module, "residual", False) is True  # it adds its own input
         other = None if own else end.other
-        self.graph.add_submodule(name, rewrite.module.requires_grad_(requires_grad=False))
+        module = (rewrite.module if other is None else Adding(rewrite.module)).eval()
+        self.graph.add_submodule(name, module.requires_grad_(requires_grad=False))
         self.changes.append(
             Change(
                 tuple(name_of(step) for step in steps),
@@ -221,7 +222,7 @@ class Chains:
                 None if other is None else _stands_for(other),
                 _stands_for(last),
                 end.moved,
-                rewrite.module,
+                module,
             )
         )
         graph = self.graph.graph

@@ -44,6 +44,11 @@ def in_order(value: Any) -> Any:
 
 
 @_step
+def ordered_as(value: Any, input: Any) -> Any:
+    """A tensor with its axes in order if an input's are, as networks keep the layout that they are given."""
+    return in_order(value) if isinstance(input, Tensor) and input.is_contiguous() else value
+
+
 def apart(value: Any) -> Any:
     """A copy of a tensor that the network keeps, for whoever may write to it."""
     return value.clone() if isinstance(value, Tensor) else value
@@ -103,8 +108,13 @@ def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
         typed = any(isinstance(argument, torch.dtype) for argument in (*new.args, *new.kwargs.values()))
         if new.op == "call_method" and new.target == "view" and not typed:
             new.target = "reshape"
-    ordered = {names[node]: node for node in output.all_input_nodes if node.meta.get("in_order")}
-    made = {new: steps.call_function(in_order, (new,)) for new in ordered}
+    seen = {names[node]: node.meta.get("in_order") for node in output.all_input_nodes}
+    made = {new: steps.call_function(in_order, (new,)) for new, ordered in seen.items() if ordered}
+    inputs = (new for old, new in names.items() if old.op == "placeholder" and old.meta.get("in_order") is False)
+    if (input := next(inputs, None)) is not None:
+        made |= {
+            new: steps.call_function(ordered_as, (new, input)) for new, ordered in seen.items() if ordered is False
+        }
     fixed = [node for node in output.all_input_nodes if any(one.op == "get_attr" for one in memory_of(node))]
     made |= {names[node]: steps.call_function(apart, (names[node],)) for node in fixed}
     steps.output(fx.map_arg(value, lambda node: made.get(node, node)))

@@ -126,6 +126,8 @@ def _trained(model: nn.Module, args: Any, kwargs: Any) -> Any:
         output = model(*_own(args), **_own(kwargs))
     except Exception as error:
         raise _ExampleError(f"{type(error).__name__}: {error}") from error
+    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(output)):
+        raise _ExampleError("nothing that it returns has a gradient")
     _loss(output).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     buffers = {name: b.clone() for name, b in model.named_buffers()}
