@@ -103,6 +103,8 @@ def measured(name: str, batch: int, threads: int, seconds: float, *, compiled: b
     """One network at one batch."""
     network, picture = create(name), torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     fast = omniconv.accelerate(network, picture, seconds=1.0)
+    if fast.report.refused:
+        raise ValueError(f"{name} was not accelerated: {fast.report.refused}")
     with torch.inference_mode():
         calls = dict(ways(network, picture, compiled=compiled)) | {OURS: partial(fast, picture)}
         calls |= dict(engines(network, picture, threads))

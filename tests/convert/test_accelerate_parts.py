@@ -56,8 +56,8 @@ class Called(nn.Sequential):
 COMPUTED = "may compute something else than"
 # A part of a network, and why it is as it was: a convolution or linear map by itself, or more that is not looked into.
 PARTS = {
-    "weight norm": (lambda: parametrizations.weight_norm(conv()), "left", COMPUTED),
-    "spectral norm": (lambda: parametrizations.spectral_norm(conv()), "left", COMPUTED),
+    "weight norm": (lambda: parametrizations.weight_norm(conv()), "left", "computed at each call"),
+    "spectral norm": (lambda: parametrizations.spectral_norm(conv()), "left", "computed at each call"),
     "weight norm, as it was": (lambda: old(nn.utils.weight_norm), "left", "it has hooks"),
     "spectral norm, as it was": (lambda: old(nn.utils.spectral_norm), "left", "it has hooks"),
     "weight norm of a linear map": (lambda: parametrizations.weight_norm(nn.Linear(9, 9)), "left", COMPUTED),

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+import foreign
 import omniconv
+from omniconv.core import normed
 from omniconv.core.normed import BatchNormActivation2d
 
 
@@ -55,8 +57,8 @@ def test_what_is_exchanged_and_that_a_step_is_proved(net, x):
         "narrow.1": "BatchNormActivation2d",
         "shared": "BatchNormActivation2d",
     }
-    assert report.whole["the inputs given"].holds
-    assert report.whole["the inputs given"].largest > 0
+    assert set(report.whole) == {"outputs and statistics", "gradients, of their lengths"}
+    assert all(distance.holds and distance.theirs > 0 for distance in report.whole.values())
     assert "BatchNormActivation2d" in str(report)
 
 
@@ -120,7 +122,7 @@ def test_hooks_and_other_sequences_keep_their_activations(x):
     net = nn.Sequential(Odd(norm, nn.ReLU()), hooked, nn.Conv2d(3, 4, 3))
     fast = omniconv.accelerate(net, x, training=True, seconds=0)
     assert [type(module) for module in (fast[0][1], fast[1][1])] == [nn.ReLU, nn.ReLU]
-    assert fast.report.whole["the inputs given"].holds
+    assert all(distance.holds for distance in fast.report.whole.values())
     seen.clear()
     fast(x)
     assert len(seen) == 1
@@ -147,3 +149,27 @@ def test_what_is_no_part_of_training_is_refused(net, x):
     frozen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).requires_grad_(requires_grad=False)
     with pytest.raises(ValueError, match="nothing that it returns has a gradient"):
         omniconv.accelerate(frozen, x, training=True)
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.omniconv, "batch_norm"), reason="needs the compiled library")
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_wrong_gradient_is_found(net, x, which, monkeypatch):
+    forward, backward = normed._operators()
+
+    def wrong(*given):
+        found = list(backward(*given))
+        found[which] = found[which] * 1.01
+        return tuple(found)
+
+    monkeypatch.setattr(normed, "_operators", lambda: (forward, wrong))
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert fast.report.refused.startswith("the whole was not proved: gradients")
+    assert not any(isinstance(module, BatchNormActivation2d) for module in fast.modules())
+
+
+@pytest.mark.skipif(bool(foreign.missing()), reason="the extras `examples` and `zoo` are not installed")
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v2", "torchvision:resnet18", "torchvision:shufflenet_v2_x1_0"])
+def test_networks_of_others_are_proved(name):
+    fast = omniconv.accelerate(foreign.create(name), torch.randn(4, 3, 64, 64), training=True, seconds=0)
+    assert fast.report.refused == ""
+    assert sum(isinstance(module, BatchNormActivation2d) for module in fast.modules()) > 15

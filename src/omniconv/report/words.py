@@ -115,6 +115,8 @@ KOREAN = {
     "the inputs given": "주어진 입력",
     "random inputs": "무작위 입력",
     "another batch": "다른 배치",
+    "outputs and statistics": "출력과 통계",
+    "gradients, of their lengths": "기울기, 그 길이에 대해",
     "larger inputs": "더 큰 입력",
     "inputs of odd sizes": "홀수 크기 입력",
     "below bound": "장치가 허용하는 속도의 {0}에 그친다. 연산량이 아니라 커널 {1!r}이 한계다.",

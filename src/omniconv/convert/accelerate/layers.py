@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from omniconv.convert.swap import refusal, replaceable
 from omniconv.core.family import families
@@ -81,6 +82,8 @@ def _of_module(reading: Reading, node: fx.Node) -> Any:
     if isinstance(module, ConvLayer):
         return module if _is_linear(module) and reading.plain_module(node) is not None else None
     known = replaceable()
+    if isinstance(module, tuple(known)) and is_parametrized(module):  # type: ignore[arg-type]  # all of these are modules
+        return "its weights are computed at each call"
     kind, rule = RULES.get(f"{type(module).__module__}.{type(module).__qualname__}", (None, None))
     if kind is not None and reading.plain_module(node) is not None:
         return known[kind].from_torch(module, padding=rule)
