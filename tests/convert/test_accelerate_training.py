@@ -2,6 +2,7 @@
 """Networks with faster layers for training: the same parameters, the same steps."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 import foreign
 import omniconv
 from omniconv.core import normed
+from omniconv.core.keeping import held
 from omniconv.core.normed import BatchNormActivation2d
+from omniconv.ops.conv import linear
 
 
 class Net(nn.Module):
@@ -56,6 +59,7 @@ def test_what_is_exchanged_and_that_a_step_is_proved(net, x):
         "taps.1 … taps.2": "BatchNormActivation2d",
         "narrow.1": "BatchNormActivation2d",
         "shared": "BatchNormActivation2d",
+        "head": "Linear",
     }
     assert set(report.whole) == {"outputs and statistics", "gradients, of their lengths"}
     assert all(distance.holds and distance.theirs > 0 for distance in report.whole.values())
@@ -129,10 +133,47 @@ def test_hooks_and_other_sequences_keep_their_activations(x):
 
 
 def test_nothing_to_exchange_is_said(x):
-    net = nn.Sequential(nn.Flatten(), nn.Linear(1200, 4))
+    net = nn.Sequential(nn.Flatten(), nn.PReLU(), nn.LayerNorm(1200))
     fast = omniconv.accelerate(net, x, training=True, seconds=0)
     assert fast.report.refused == "there is nothing in it that could be faster"
     assert torch.equal(fast(x), net(x))
+
+
+def test_linear_maps_take_the_activation_behind_them(monkeypatch):
+    taken, right = [], linear._Recorded.apply
+    monkeypatch.setattr(linear._Recorded, "apply", lambda *given: taken.append(1) or right(*given))
+    hooked = nn.Linear(512, 512)
+    hooked.register_forward_hook(lambda *given: None)
+    net = nn.Sequential(nn.Linear(512, 768), nn.GELU(), nn.Dropout(0.1), nn.Linear(768, 512), hooked, nn.Sigmoid())
+    x = torch.randn(3, 160, 512)
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert {entry.name: entry.layer for entry in fast.report.changes} == {"0 … 1": "Linear", "3": "Linear"}
+    assert all(distance.holds for distance in fast.report.whole.values())
+    assert list(fast.state_dict()) == list(net.state_dict())
+    taken.clear()
+    fast(x).sum().backward()
+    assert len(taken) == (2 if hasattr(torch.ops.omniconv, "activate") else 0)
+    assert torch.equal(fast.eval()(x[:, :5]), net.eval()(x[:, :5]))
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.omniconv, "keep_memory"), reason="needs the compiled library")
+def test_memory_is_kept_while_the_network_lives(net):
+    gc.collect()
+    before = held()
+    x = torch.randn(8, 3, 128, 128)
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    twin = copy.deepcopy(fast)
+    fast(x).sum().backward()
+    kept = held()
+    assert kept > before
+    fast(x).sum().backward()
+    assert held() == kept
+    del fast
+    gc.collect()
+    assert held() == kept
+    del twin
+    gc.collect()
+    assert held() == before
 
 
 def test_an_example_that_does_not_fit(net):

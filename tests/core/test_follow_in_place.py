@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows a convolution that another library computed: one pass over its output equals the parts."""
+"""What follows a convolution of another library: one pass over its output, or beside it, equals the parts."""
 
 from __future__ import annotations
 
@@ -46,6 +46,28 @@ def test_one_pass_equals_the_parts(shape, dtype, inside, activation):
             run(output, norm, EPSILON, addend, activation)
             assert output.stride() == strides
             assert_close(output, want)
+
+
+@pytest.mark.parametrize("activation", range(len(ACTIVATIONS)))
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 5, 7), (2, 3, 4, 5, 6), (0, 4, 3, 3), (1, 33, 60, 70), (3, 17)])
+def test_beside_what_it_is_computed_from(shape, dtype, inside, activation):
+    input = laid(torch.randn(shape), inside).to(dtype)
+    before = input.clone()
+    output = torch.ops.omniconv.activate(input, activation)
+    assert torch.equal(input, before)
+    assert output.stride() == input.stride() or output.numel() == 0
+    assert_close(output, ACTIVATIONS[activation](input.double()))
+
+
+def test_what_has_gaps_or_no_number_is_refused():
+    for input, number in ((torch.randn(2, 6, 5, 8)[..., ::2], 1), (torch.randn(2, 6).double(), 1), (torch.randn(4), 1)):
+        with pytest.raises(RuntimeError):
+            torch.ops.omniconv.activate(input, number)
+    for number in (-1, len(ACTIVATIONS)):
+        with pytest.raises(RuntimeError, match=f"no activation number {number}"):
+            torch.ops.omniconv.activate(torch.randn(2, 6), number)
 
 
 def test_what_disagrees_is_refused():

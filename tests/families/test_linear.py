@@ -10,9 +10,12 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from omniconv import nn
 from omniconv.core.library import absent
+from omniconv.ops.conv import linear
+from omniconv.ops.conv.linear import LEAST_RECORDED
 from tolerance import assert_close
 
 SHAPES = ((12,), (1, 12), (7, 12), (0, 12), (2, 0, 12), (2, 3, 4, 12), (2, 70, 12), (1, 1, 1, 1, 12))
@@ -109,6 +112,110 @@ def test_gradients():
     twin(*wide).backward(grad.double())
     for one, other in zip((*leaves, *layer.parameters()), (*wide, *twin.parameters()), strict=True):
         assert_close(one.grad, other.grad)
+
+
+def recorded(rows=320, sizes=(640, 700), bias=True, **how):
+    """A layer whose step with gradients is one, an input of so many rows, and how often that step was taken."""
+    layer, x = nn.Linear(*sizes, bias, **how), torch.randn(2, rows // 2, sizes[0], requires_grad=True)
+    assert x.numel() * sizes[1] >= LEAST_RECORDED
+    return layer, x
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """One more element for each step that is recorded as one."""
+    taken, right = [], linear._Recorded.apply
+    monkeypatch.setattr(linear._Recorded, "apply", lambda *given: taken.append(1) or right(*given))
+    return taken
+
+
+FUNCTIONS = [None, torch.nn.ReLU(), F.relu6, F.silu, torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.Hardswish()]
+
+
+@needs_library
+@pytest.mark.parametrize("needed", ["all", "input", "weight", "bias"])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_gradients_of_one_step(activation, bias, added, needed, steps):
+    layer, x = recorded(bias=bias, activation=activation)
+    residual = torch.randn(2, 160, 700, requires_grad=True) if added else None
+    every = {"input": x, "weight": layer.weight, "bias": layer.bias, "residual": residual}
+    every = {name: tensor for name, tensor in every.items() if tensor is not None}
+    for name, tensor in every.items():
+        tensor.requires_grad_(needed in ("all", name))
+    if not any(tensor.requires_grad for tensor in every.values()):
+        pytest.skip("there is no bias")
+    twin = copy.deepcopy(layer).double()
+    wide = x.detach().double().requires_grad_(x.requires_grad)
+    wide_residual = residual.detach().double().requires_grad_(residual.requires_grad) if added else None
+    grad = torch.randn(2, 160, 1400)[..., ::2]
+    output, want = layer(x, residual), twin(wide, wide_residual)
+    assert len(steps) == (not added or activation in FUNCTIONS[:3])
+    assert_close(output, want)
+    output.backward(grad)
+    want.backward(grad.double())
+    found = (x, residual, *layer.parameters())
+    for one, other in zip(found, (wide, wide_residual, *twin.parameters()), strict=True):
+        assert (one is None or one.grad is None) == (other is None or other.grad is None)
+        if one is not None and one.grad is not None:
+            assert_close(one.grad, other.grad)
+
+
+@needs_library
+def test_what_is_small_or_of_another_type_is_torchs(steps):
+    layer, x = recorded()
+    layer(x[:, :100])
+    layer.double()(x.double())
+    layer.bfloat16()(x.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(x).dtype == torch.bfloat16
+    assert not steps
+    layer(x)
+    assert len(steps) == 1
+
+
+@needs_library
+@pytest.mark.parametrize("activation", [None, torch.nn.ReLU(), torch.nn.GELU()])
+def test_gradients_of_gradients(activation, steps):
+    layer, x = recorded(activation=activation)
+    twin, wide = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()
+    found = []
+    for net, input in ((layer, x), (twin, wide)):
+        (first,) = torch.autograd.grad(net(input).square().mean(), input, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), (input, net.weight)))
+    assert len(steps) == 1
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other)
+
+
+@needs_library
+def test_what_looks_on(steps):
+    """In-place steps behind it, checkpoints, transforms, hooks, and a bias that changes before the way back."""
+    layer, x = recorded(activation=torch.nn.ReLU())
+    wide, twin = x.detach().double().requires_grad_(), copy.deepcopy(layer).double()
+    (want,) = torch.autograd.grad(F.relu(F.linear(wide, twin.weight, twin.bias)).sigmoid().sum(), wide)
+    assert_close(torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).sigmoid().sum(), x)[0], want)
+    assert len(steps) == 2
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        layer(x).sigmoid_().sum().backward()
+    plain, _ = recorded()
+    plain.load_state_dict(layer.state_dict())
+    assert_close(torch.autograd.grad(F.relu_(plain(x)).sigmoid().sum(), x)[0], want)
+    assert len(steps) == 4
+    output = layer(x)
+    with torch.no_grad():
+        layer.bias.add_(1)
+    output.sigmoid().sum().backward()
+    assert_close(x.grad, want)
+    seen = []
+    layer.activation.register_forward_hook(lambda *given: seen.append(given[2]))
+    layer(x)
+    assert len(seen) == 1
+    taken = len(steps)
+    parameters = dict(layer.named_parameters())
+    torch.func.grad(lambda p: torch.func.functional_call(layer, p, (x,)).sum())(parameters)
+    assert len(steps) == taken
 
 
 def test_compiled_exported_and_copied():

@@ -183,17 +183,19 @@ struct PointwiseTrial : Trial {
     }
   }
 
-  // What follows, over a tensor of the narrow positions that is there already.
+  // What follows, over a tensor of the narrow positions that is there already, or beside it.
   void follow() {
     const Layout layout = drawn.by_rows ? Layout::channels_inner : Layout::ordered;
     Laid output(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
     Laid added(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
-    output.fill(drawn.grad);
+    Laid beside(drawn.sizes(drawn.outputs, false), drawn.type, layout, drawn.axes, draw, /*offset=*/false);
+    Laid& from = draw.chance(50) ? beside : output;
+    from.fill(drawn.grad);
     const bool adds = !drawn.follows.addend.empty();
     if (adds) added.fill(drawn.follows.addend);
     const int64_t positions = drawn.positions(), channels = drawn.outputs;
     const int64_t length = drawn.by_rows ? channels : positions;
-    kernels.follow({output.view().data, adds ? added.view().data : nullptr, drawn.type,
+    kernels.follow({output.view().data, from.view().data, adds ? added.view().data : nullptr, drawn.type,
                     drawn.batch * channels * positions / length, length, channels, drawn.by_rows, follows.affine(),
                     drawn.follows.activation},
                    host);

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from .follow import NO_NORM, Part, activation_code, follow, follow_at_once, hooked
+from .follow import NO_NORM, Part, activated_beside, activation_code, follow, follow_at_once, hooked
 from .native import mask, plain, through, watching, where
 from .observe import current_listener
 from .register import Plan
@@ -28,6 +28,14 @@ AtOnce = Callable[..., Tensor]  # of the tensors, what is added, and an activati
 @cache
 def _back() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.ops.omniconv.activation_backward.default._op  # noqa: SLF001
+
+
+def activation_backward(grad: Tensor, kept: Tensor, code: int, totals: bool) -> tuple[Tensor, Tensor]:
+    """The gradient of what an activation was computed from, and its totals over each channel where they are asked for.
+
+    ``kept`` is what it was computed from, or up to ``RELU6`` its result.
+    """
+    return _back()(grad, kept, code, totals)
 
 
 def computed(
@@ -83,7 +91,7 @@ class _Activated(torch.autograd.Function):
         kept = None
         if code > RELU6:
             kept = native.call(*tensors, flat)
-            output: Tensor = activation(kept)
+            output: Tensor = activation(kept) if watching() else activated_beside(kept, code)
         elif at_once is not None:
             output = at_once(*tensors, residual, code)
         else:
@@ -107,11 +115,11 @@ class _Activated(torch.autograd.Function):
         tensors[bias] = its if tensors[bias] is None else tensors[bias]
         _, needs_residual, *needed = ctx.needs_input_grad
         if torch.is_grad_enabled() or not plain((grad, kept, *tensors)):
-            found = _by_parts(plan, activation, code, kept, tensors, grad, (needs_residual, *needed))
+            found = by_parts(plan.portable, activation, code, kept, tensors, grad, (needs_residual, *needed))
             return None, *found
         asked, totals = [*needed], None
         if code:
-            grad, totals = _back()(grad, kept, code, needed[bias])
+            grad, totals = activation_backward(grad, kept, code, needed[bias])
             asked[bias] = False
         gradients: list[Tensor | None] = [None] * len(needed)
         if any(asked):
@@ -121,8 +129,8 @@ class _Activated(torch.autograd.Function):
         return None, grad if needs_residual else None, *gradients
 
 
-def _by_parts(
-    plan: Plan,
+def by_parts(
+    portable: Callable[..., Tensor],
     activation: Any,
     code: int,
     kept: Any,
@@ -130,12 +138,15 @@ def _by_parts(
     grad: Tensor,
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients of the residual and the tensors through ATen, with a graph of their own where one is asked for."""
+    """The gradients of the residual and the tensors through ATen, with a graph of their own where one is asked for.
+
+    ``portable`` is what is before the sum and the activation, made of ATen calls.
+    """
     if 0 < code <= RELU6:
         grad = grad.masked_fill((kept <= 0) | (kept >= 6) if code == RELU6 else kept <= 0, 0)
 
     def convolved(*arguments: Any) -> Tensor:
-        output = plan.portable(*arguments[:-1])
+        output = portable(*arguments[:-1])
         return activation(output) if code > RELU6 else output
 
     asked = needed[1:]

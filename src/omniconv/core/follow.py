@@ -88,6 +88,16 @@ def follow(output: Tensor, norm: nn.Module | None, residual: Tensor | None, acti
 
 
 @cache
+def _activate() -> Callable[..., Tensor]:
+    return torch.ops.omniconv.activate.default._op  # noqa: SLF001
+
+
+def activated_beside(input: Tensor, code: int) -> Tensor:
+    """The activation of that number, computed by the compiled library, which must be there; ``input`` stays."""
+    return _activate()(input, code)
+
+
+@cache
 def _pass() -> Callable[..., None] | None:
     return torch.ops.omniconv.follow_.default._op if hasattr(torch.ops.omniconv, "follow_") else None  # noqa: SLF001
 
@@ -171,17 +181,17 @@ def hooked(parts: Sequence[Part]) -> bool:
     return any("forward" in vars(part) for part in parts if isinstance(part, nn.Module))
 
 
-def takes(tensors: Sequence[Any], leaves: tuple[torch.dtype, ...] = ()) -> bool:
+def takes(tensors: Sequence[Any], leaves: tuple[torch.dtype, ...] = (), *, recorded: bool = False) -> bool:
     """Whether one compiled call may compute with these tensors, the input first: nothing but eager inference looks.
 
-    ``leaves`` are the types in which channels last is left to ATen.
+    ``leaves`` are the types in which channels last is left to ATen; where it is ``recorded``, autograd may look too.
     """
     input = tensors[0]
     if current_listener() is not None or not plain(tensors) or torch.is_autocast_enabled("cpu"):
         return False
     if not Native.takes(input, leaves):
         return False
-    recording, dtype = torch.is_grad_enabled(), input.dtype
+    recording, dtype = torch.is_grad_enabled() and not recorded, input.dtype
     for t in tensors:
         if t is not None and (not t.is_cpu or t.dtype != dtype or t.layout is not torch.strided):
             return False

@@ -68,6 +68,7 @@ struct Pointwise {
 // positions of a channel.
 struct Followed {
   void* data;
+  const void* from;    // what it is computed from, lying likewise: the same where it is computed in place
   const void* addend;  // lying likewise, or null
   Type type;
   int64_t rows, length, channels;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pointwise convolutions, what is fused with them, and what follows others, for one instruction set.
 #include "activation_gradient.h"
-#include "follow_in_place.h"
+#include "follow_pass.h"
 #include "fused_sums.h"
 #include "isa_entries.h"
 #include "pointwise_gradient.h"
@@ -32,7 +32,7 @@ int64_t fused(const Fused& call, float* workspace, const Host& host) {
 }
 
 void follow(const Followed& call, const Host& host) {
-  call.type == Type::float32 ? FollowInPlace<float>(call).run(host) : FollowInPlace<bf16>(call).run(host);
+  call.type == Type::float32 ? FollowPass<float>(call).run(host) : FollowPass<bf16>(call).run(host);
 }
 
 namespace {

@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "kept.h"
+
 namespace omniconv {
 namespace {
 
@@ -97,12 +99,14 @@ Tensor empty(const int64_t* sizes, int64_t dim, const Seen& like, bool channels_
   for (int64_t axis = dim - 1; axis >= 0; --axis)
     if (!channels_inner || axis != 1) lay(axis);
   AtenTensorHandle made;
+  const int64_t bytes = step * (like.type() == Type::float32 ? 4 : 2);
   Lent& memory = lent();
-  if (memory.data && memory.bytes == step * (like.type() == Type::float32 ? 4 : 2)) {
+  if (memory.data && memory.bytes == bytes) {
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
         std::exchange(memory.data, nullptr), dim, sizes, strides, 0, like.dtype, aoti_torch_device_type_cpu(), 0, &made));
     return Tensor(made);
   }
+  if (std::optional<Tensor> kept = in_kept_memory(sizes, strides, dim, like.dtype, bytes)) return *std::move(kept);
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, sizes, strides, like.dtype, aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);

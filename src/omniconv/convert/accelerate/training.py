@@ -14,7 +14,10 @@ from torch.utils import _pytree as pytree
 
 from omniconv.analysis.timing import interleaved
 from omniconv.convert.swap import swap
+from omniconv.core.chain import Link, Rewrite
+from omniconv.core.family import families
 from omniconv.core.follow import activation_code, hooked
+from omniconv.core.keeping import KeptMemory
 from omniconv.core.normed import LAYERS, with_activation
 
 from .proof import ROUNDINGS, TIMES, Distance, distance, widened
@@ -35,10 +38,12 @@ CHANCES = {
 WHY = {
     "convolution": "the same convolution with the very same parameters",
     "norm": "the same statistics of the batch, then the same operations in the same order, in two passes",
+    "linear": "the same sums of the same products with the very same parameters",
 }
 HOW = {
     "convolution": "compiled kernels forward and backward",
     "norm": "norm and activation are one step of autograd, which keeps its input alone",
+    "linear": "where it is large, map and activation are one step of autograd, of compiled kernels and torch's BLAS",
 }
 
 
@@ -66,6 +71,7 @@ def for_training(
     )
     if wrong:
         return own, Report(refused=f"the whole was not proved: {wrong}", whole=whole, **said)
+    network._kept_memory = KeptMemory()  # type: ignore[assignment]  # noqa: SLF001  # a module takes any attribute
     times = {}
     if seconds > 0:
         steps = {"before": _step(own, args, kwargs), "after": _step(network, args, kwargs)}
@@ -76,7 +82,8 @@ def for_training(
 def exchanged(network: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     """Put faster layers into ``network``, which keeps its state dict; what was put, and why a convolution was left.
 
-    A batch norm takes the activation behind it along where an ``nn.Sequential`` says that nothing else reads it.
+    A batch norm or a linear map takes the activation behind it along where an ``nn.Sequential`` says that nothing else
+    reads it.
     """
     swapped = swap(network)
     same = WHY["convolution"], HOW["convolution"]
@@ -84,16 +91,29 @@ def exchanged(network: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     for path, parent in list(network.named_modules()):
         behind = dict(_behind(parent))
         for name, module in list(parent.named_children()):
-            if type(module) not in LAYERS or hooked((module,)):
+            kind = "norm" if type(module) in LAYERS else "linear" if type(module) is nn.Linear else ""
+            if not kind or hooked((module,)):
                 continue
             activation = behind.get(name)
-            layer = with_activation(module, None if activation is None else parent.get_submodule(activation))
+            own = None if activation is None else parent.get_submodule(activation)
+            layer = with_activation(module, own) if kind == "norm" else _linear(module, own)
+            if layer is None:
+                continue
             parent.add_module(name, layer)
             steps = [f"{path}.{step}" if path else step for step in (name, activation) if step]
             if activation is not None:
                 parent.add_module(activation, nn.Identity())
-            entries.append(Entry(tuple(steps), type(layer).__name__, WHY["norm"], HOW["norm"]))
+            entries.append(Entry(tuple(steps), type(layer).__name__, WHY[kind], HOW[kind]))
     return entries, dict(swapped.left)
+
+
+def _linear(module: nn.Linear, activation: nn.Module | None) -> nn.Module | None:
+    """A layer of this library with the very parameters of ``module``, and ``activation`` behind it."""
+    for family in families().values():
+        offer = family.part("rewrites").rewrite([Link(module, activation)]) if family.rewrites else ""
+        if isinstance(offer, Rewrite):
+            return offer.module.train(module.training)
+    return None
 
 
 def _behind(parent: nn.Module) -> Iterator[tuple[str, str]]:

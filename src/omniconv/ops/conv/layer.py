@@ -15,7 +15,8 @@ from omniconv.core.register import Plan
 from omniconv.core.streaming import Streaming
 
 from .base import Conv
-from .pointwise import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d, pointwise_at_once
+from .linear import Linear
+from .pointwise import PointwiseConv1d, PointwiseConv2d, PointwiseConv3d, pointwise_at_once
 
 __all__ = [
     "CausalConv1d",

@@ -13,7 +13,7 @@ from torch.compiler import is_dynamo_compiling
 
 from omniconv.core.activated import AtOnce, computed
 from omniconv.core.check import TensorCheck
-from omniconv.core.choose import LEAST_TILED_CHANNELS, broad_groups, choose, multiplies_tiles
+from omniconv.core.choose import broad_groups, choose
 from omniconv.core.flat import Flat
 from omniconv.core.follow import (
     NO_NORM,
@@ -25,7 +25,6 @@ from omniconv.core.follow import (
     activation_code,
     activation_of,
     check_residual,
-    follow,
     follow_at_once,
     hooked,
     norm_of,
@@ -38,7 +37,6 @@ from omniconv.core.problem import ConvProblem
 from . import FAMILY, is_unpadded_pointwise
 from .base import Conv
 
-LEAST_ROWS = 4  # fewer read each weight so seldom that torch's product of a matrix and a vector is faster
 CONVS = {2: torch.conv2d, 3: torch.conv3d}
 
 
@@ -201,94 +199,3 @@ class PointwiseConv2d(_PointwiseConv):  # noqa: D101  # as its base
 class PointwiseConv3d(_PointwiseConv):  # noqa: D101  # as its base
     __doc__ = _PointwiseConv.__doc__
     dim = 3
-
-
-class Linear(nn.Linear):
-    """A linear map of the last axis: a pointwise convolution of channels that lie last.
-
-    y[…,o] = b[o] + Σ_c W[o,c] x[…,c]. Arguments, attributes and state dict are those of ``torch.nn.Linear``. With
-    gradients it is torch's; in inference on a CPU its weights stay packed between calls, a copy of them, and what
-    follows is computed with it.
-
-    Args:
-        in_features, out_features: C and O.
-        bias: whether a number per output is added.
-        activation: at the end, as :class:`PointwiseConv2d`'s.
-
-    ``forward`` takes a ``residual`` besides the input, of the output's shape, which is added before ``activation``.
-
-    Shape:
-        input (…, c); output (…, o); weight (o, c).
-
-    Raises:
-        TypeError, ValueError: as ``torch.nn.Linear``; an activation that is none, a ``residual`` of another shape than
-            the output's.
-
-    Source:
-        Lin et al., Network In Network, 2014.
-
-    Example:
-        >>> Linear(64, 256, activation=nn.GELU)(torch.randn(2, 196, 64)).shape
-        torch.Size([2, 196, 256])
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        activation: Activation | None = None,
-    ) -> None:
-        super().__init__(in_features, out_features, bias, device, dtype)
-        self.activation = activation_of("activation", activation)
-        self._left = multiplies_tiles() and min(in_features, out_features) >= LEAST_TILED_CHANNELS
-        self._followed = None
-        if in_features > 0 and out_features > 0:
-            self._followed = followed(ConvProblem.of("conv", 1, in_features, out_features, 1, bias=bias))
-
-    def seal(self) -> None:
-        """Take it that nobody changes the weights past torch's count, so that packed ones need not be compared."""
-        if self._followed is not None:
-            self._followed.seal()
-
-    def arguments(self) -> dict[str, Any]:
-        """What the class is called with for a layer like this one."""
-        found = {"in_features": self.in_features, "out_features": self.out_features, "bias": self.bias is not None}
-        return found | {"activation": self.activation}
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        if residual is not None:
-            self._check_residual(input, residual)
-        output = None if is_dynamo_compiling() else self._at_once(input, residual)
-        if output is not None:
-            return output
-        return follow(super().forward(input), None, residual, self.activation)
-
-    def _at_once(self, input: Any, residual: Tensor | None) -> Tensor | None:
-        if self._followed is None or type(input) not in PLAIN or input.dim() < 1 or input.numel() == 0:
-            return None
-        if self._left and input.dtype is torch.bfloat16:
-            return None
-        if input.shape[-1] != self.in_features or input.numel() < LEAST_ROWS * self.in_features:
-            return None
-        if not takes((input, self.weight, self.bias, residual)):
-            return None
-        channels = input.reshape(1, -1, self.in_features).transpose(1, 2)
-        added = None if residual is None else residual.reshape(1, -1, self.out_features).transpose(1, 2)
-        output = self._followed(channels, self.weight, self.bias, None, added, self.activation)
-        if output is None:
-            return None
-        return output.transpose(1, 2).reshape(*input.shape[:-1], self.out_features).contiguous()
-
-    def _check_residual(self, input: object, residual: object) -> None:
-        if isinstance(residual, torch.fx.Proxy):
-            return
-        if not isinstance(residual, Tensor):
-            raise TypeError(f"`residual` (={type(residual).__name__}) must be a torch.Tensor or None.")
-        if isinstance(input, Tensor) and input.dim() > 0:
-            want = (*input.shape[:-1], self.out_features)
-            if tuple(residual.shape) != want:
-                raise ValueError(f"`residual` shape (={tuple(residual.shape)}) must be that of the output, {want}.")

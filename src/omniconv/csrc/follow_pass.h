@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What follows a convolution that another library computed: over its output, in place.
+// What follows a convolution that another library computed: one pass over its output, in place or not.
 #pragma once
 
 #include "activation.h"
@@ -11,12 +11,12 @@ namespace {
 constexpr int64_t FOLLOWED_AT_ONCE = 1 << 13;  // numbers of a task, at least
 
 template <class T>
-struct FollowInPlace {
+struct FollowPass {
   const Followed& call;
   int64_t rows, length;  // of numbers side by side
 
   // Without an affine map all numbers are alike.
-  explicit FollowInPlace(const Followed& of) : call(of), rows(of.rows), length(of.length) {
+  explicit FollowPass(const Followed& of) : call(of), rows(of.rows), length(of.length) {
     if (call.affine.scale) return;
     length = FOLLOWED_AT_ONCE;
     rows = ceil_div(call.rows * call.length, length);
@@ -40,11 +40,12 @@ struct FollowInPlace {
   void follow(int64_t row, Function) const {
     const int64_t begin = row * length, end = least(begin + length, call.rows * call.length);
     T* numbers = static_cast<T*>(call.data) + begin;
+    const T* from = static_cast<const T*>(call.from) + begin;
     const T* addend = call.addend ? static_cast<const T*>(call.addend) + begin : nullptr;
     const float *scale = call.affine.scale, *shift = call.affine.shift;
     const int64_t channel = row % call.channels;
     each_vector(end - begin, [&](int64_t n, int64_t some) {
-      vec value = load_count(numbers + n, some);
+      vec value = load_count(from + n, some);
       if (scale && call.by_rows) {
         value = value * load_count(scale + n, some) + load_count(shift + n, some);
       } else if (scale) {
