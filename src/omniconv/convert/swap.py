@@ -151,7 +151,7 @@ def refusal(module: nn.Module, known: Mapping[type, type[ConvLayer]]) -> str:
         if any(is_lazy(p) for p in module.parameters()):
             return "it has not seen its input yet; run the model once"
         return f"its class {kind.__name__} may compute something else than {base.__name__}; give a rule for it"
-    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+    if awaited(module):
         return "it has hooks, which may hold on to it; remove them first"
     if "forward" in vars(module):
         return "its forward was replaced on the instance; give a rule for it"
@@ -159,6 +159,11 @@ def refusal(module: nn.Module, known: Mapping[type, type[ConvLayer]]) -> str:
     if held - {"weight", "bias"} or "weight" not in held:
         return f"it holds {', '.join(sorted(held)) or 'no weight'} where weight and bias are expected"
     return ""
+
+
+def awaited(module: nn.Module) -> bool:
+    """Whether someone waits for its calls, or for its state dict to be read or written."""
+    return any(getattr(module, hooks, None) for hooks in _HOOKS)
 
 
 def _checked(name: str, module: nn.Module, new: object) -> nn.Module:

@@ -72,6 +72,8 @@ class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch
     @torch.no_grad()
     def _remember(self, input: Tensor, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics, as torch does: the variance of one number fewer."""
+        if not self.track_running_stats:
+            return
         seen, running_mean, running_var = (
             self._buffers.get(name) for name in ("num_batches_tracked", "running_mean", "running_var")
         )
@@ -116,6 +118,15 @@ def with_activation(norm: Any, activation: nn.Module | None) -> _WithActivation:
         layer.register_buffer(name, buffer)
     layer.activation = activation
     return layer.train(norm.training)
+
+
+def parts_of(layer: _WithActivation) -> tuple[nn.Module, nn.Module | None]:
+    """The norm of torch's that a layer stands for, with its very tensors, and the activation behind it."""
+    kind: Any = next(kind for kind, own in LAYERS.items() if type(layer) is own)
+    norm = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, device="meta")
+    norm._parameters.update(layer._parameters)  # noqa: SLF001
+    norm._buffers.update(layer._buffers)  # noqa: SLF001
+    return norm.train(layer.training), layer.activation
 
 
 class _Normed(torch.autograd.Function):

@@ -17,7 +17,7 @@ from .finding import ORDERS, Finding
 from .kept import tensors_of
 from .report import Report
 from .saving import saved, write
-from .training import for_training
+from .training import apart, for_training
 
 LAYOUTS = ("auto", *ORDERS)
 
@@ -122,18 +122,24 @@ def accelerate(
             raise ValueError(f"`layout` (={layout!r}) is of inference; convert the model and what it is trained on.")
         if hasattr(model, "report"):
             raise ValueError("`model` has an attribute `report`, where training=True puts its own; rename it.")
-        trained, said = for_training(copy.deepcopy(model), args, kwargs, seconds, verify=verify)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            trained, said = for_training(_copied(model), args, kwargs, seconds, verify=verify)
         trained.report = said  # type: ignore[assignment]  # a module takes any attribute
         return trained
     with torch.inference_mode(mode=False):  # whose tensors count no changes
-        network, report = Finding(_copied(model), args, kwargs, layout, seconds, verify=verify).run()
+        network, report = Finding(_for_inference(model), args, kwargs, layout, seconds, verify=verify).run()
     return Accelerated(network, report, inspect.signature(model.forward))
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A copy for inference; tensors that were computed, such as norms of weights, are copied as they are."""
+    """A copy; tensors that were computed, such as norms of weights, are copied as they are."""
     computed = {id(tensor): tensor.detach().clone() for tensor in tensors_of(model) if not tensor.is_leaf}
-    own = copy.deepcopy(model, computed).eval()
+    return copy.deepcopy(model, computed)
+
+
+def _for_inference(model: nn.Module) -> nn.Module:
+    own = _copied(model).eval()
+    apart(own)
     for parameter in own.parameters():
         if parameter.is_leaf:  # a script's are not
             parameter.requires_grad_(False)

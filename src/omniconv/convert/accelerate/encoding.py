@@ -12,6 +12,7 @@ from torch import fx, nn
 
 Encoded = Any
 PLAIN = (bool, int, float, str, type(None))
+HOMES = ("torch.nn.modules.", "omniconv.ops.", "omniconv.core.", "omniconv.convert.accelerate.")  # of layers
 BASE = frozenset(vars(nn.Module()))
 # By the name of the kind: the type, how it is told in plain values, and how it is made of them.
 KINDS: Mapping[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -90,7 +91,7 @@ def encoded_module(module: nn.Module) -> dict[str, Encoded]:
     if home.startswith("omniconv.") and arguments is not None:
         parts = arguments()
         return told | {"arguments": {key: _part(value) for key, value in parts.items()}}
-    if home.partition(".")[0] != "torch":
+    if not home.startswith(HOMES[0]):
         raise ValueError(f"a {name} of {home} cannot be saved; only layers of torch and of omniconv can.")
     own = {key: encoded(value) for key, value in vars(module).items() if key not in BASE}
     tensors = {
@@ -112,7 +113,7 @@ def decoded_module(told: dict[str, Encoded]) -> nn.Module:
         ValueError: its class is no layer of torch or of this library.
     """
     home, name = told["class"]
-    kind = getattr(import_module(home), name, None) if home.partition(".")[0] in ("torch", "omniconv") else None
+    kind = getattr(import_module(home), name, None) if home.startswith(HOMES) else None
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"the file asks for {home}.{name}, which is no layer of torch or omniconv.")  # noqa: TRY004
     if "arguments" in told:

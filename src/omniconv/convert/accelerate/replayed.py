@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from omniconv.core.replay import Recording, Replay, UnrepeatableError
 
 from .reading import written
 
-MOST = 8  # kinds of inputs that are remembered
+MOST = 8  # kinds of inputs that are recorded
+MOST_SEEN = 64  # kinds of which it is remembered that they came
+IDLE = 64  # calls without it, after which a recording may make room for another
 BEFORE = 2  # runs of a kind before it is recorded: weights are packed when they come a second time
 
 
@@ -42,8 +45,18 @@ class Replayed(nn.Module):
 
     def _forget(self) -> None:
         self._kinds: dict[Any, Any] = {}
+        self._calls = 0
         self._own = [*self.graph.parameters(), *self.graph.buffers()]
         self._versions = [tensor._version for tensor in self._own]  # noqa: SLF001
+        self._places: list[dict[str, Any]] = [
+            place
+            for module in self.graph.modules()
+            for place in (module._parameters, module._buffers, module._modules)  # noqa: SLF001
+            if place
+        ]
+        self._placed = self._in_place()
+        names = [node.target for node in self.graph.graph.nodes if node.op == "placeholder"]
+        self._names = [] if any(name.startswith("*") for name in names) else names
         # A recording runs more than once with the same inputs, which must then stay as they are
         self._writes = any(node.op == "placeholder" for node in written(self.graph.graph))
         self._hooks = [
@@ -52,8 +65,12 @@ class Replayed(nn.Module):
             for hooks in (module._forward_hooks, module._forward_pre_hooks)  # noqa: SLF001
         ]
 
+    def _in_place(self) -> list[int]:
+        """What tells the tensors and modules that stand in the graph now from others that are put there."""
+        return [*map(id, chain.from_iterable([place.values() for place in self._places]))]
+
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_kinds", "_own", "_versions", "_writes", "_hooks")
+        kept = ("_kinds", "_calls", "_own", "_versions", "_places", "_placed", "_names", "_writes", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -66,18 +83,48 @@ class Replayed(nn.Module):
         return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling() or kwargs or not self._may(args):
+        if torch.compiler.is_dynamo_compiling():
+            return self.graph(*args, **kwargs)
+        if kwargs and len(args) + len(kwargs) == len(self._names):
+            found = self._in_order(args, kwargs)
+            args, kwargs = (args, kwargs) if found is None else (found, {})
+        if kwargs or not self._may(args):
             return self.graph(*args, **kwargs)
         kind = self._kind(args)
         held = None if kind is None else self._kinds.get(kind, 0)
         if isinstance(held, _Ready):
+            self._calls = held.last = self._calls + 1
             return held(args)
-        if kind is None or held is None:
+        if kind is None or held is None or (held >= BEFORE and not self._has_room()):
             return self.graph(*args)
         if held < BEFORE:
-            self._kinds[kind] = held + 1
+            self._see(kind, held + 1)
             return self.graph(*args)
         return self._record(kind, args)
+
+    def _in_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """All inputs in their places, where each place has one."""
+        rest = self._names[len(args) :]
+        return (*args, *(kwargs[name] for name in rest)) if all(name in kwargs for name in rest) else None
+
+    def _see(self, kind: Any, times: int) -> None:
+        """Remember a kind that came so often, in the place of the oldest that is not recorded."""
+        if kind not in self._kinds and len(self._kinds) >= MOST_SEEN:
+            oldest = next((one for one, held in list(self._kinds.items()) if not isinstance(held, _Ready)), None)
+            self._kinds.pop(oldest, None)
+        self._kinds[kind] = times
+
+    def _has_room(self) -> bool:
+        """Whether there is room for a recording; one that was not used for long makes room."""
+        self._calls += 1
+        ready = [(held.last, kind) for kind, held in list(self._kinds.items()) if isinstance(held, _Ready)]
+        if len(ready) < MOST:
+            return True
+        last, kind = min(ready, key=lambda one: one[0])
+        if self._calls - last <= IDLE:
+            return False
+        self._kinds.pop(kind, None)
+        return True
 
     def _may(self, args: Sequence[Any]) -> bool:
         """Whether nothing but eager inference looks on."""
@@ -90,7 +137,7 @@ class Replayed(nn.Module):
         return not any(self._hooks)
 
     def _kind(self, args: Sequence[Tensor]) -> Any:
-        if self._versions != [tensor._version for tensor in self._own]:  # noqa: SLF001
+        if self._placed != self._in_place() or self._versions != [tensor._version for tensor in self._own]:  # noqa: SLF001
             self._forget()
         if len({value.untyped_storage().data_ptr() for value in args}) < len(args):
             return None  # a tensor that is given twice
@@ -99,8 +146,6 @@ class Replayed(nn.Module):
 
     def _record(self, kind: Any, args: Sequence[Tensor]) -> Any:
         """Run, and keep what is needed to do so again; a kind that cannot be replayed is remembered as such."""
-        if len(self._kinds) > MOST:
-            self._kinds.clear()
         recording = Recording(args)
         self._kinds[kind] = None
         try:
@@ -114,7 +159,7 @@ class Replayed(nn.Module):
             try:
                 replay = Replay(recording, tensors)
                 if _same(replay(args), tensors) and self._holds(replay, args):
-                    self._kinds[kind] = _Ready(replay, how)
+                    self._kinds[kind] = _Ready(replay, how, self._calls)
             except (UnrepeatableError, RuntimeError):
                 pass
         return result
@@ -128,8 +173,8 @@ class Replayed(nn.Module):
 class _Ready:
     """A replay and how its results are returned."""
 
-    def __init__(self, replay: Replay, how: Any) -> None:
-        self.replay, self.how = replay, how
+    def __init__(self, replay: Replay, how: Any, last: int) -> None:
+        self.replay, self.how, self.last = replay, how, last  # the last: the number of the last call that used it
         self.single = how == pytree.tree_structure(0)
 
     def __call__(self, args: Sequence[Tensor]) -> Any:

@@ -55,7 +55,6 @@ class Report(Result):
         skipped: by the inputs, why the original does not take them.
         times: seconds of a call with the example, by name: ``before``, ``after``, and layouts that were tried.
         refused: why the network runs as it was, or "".
-        parameters: numbers that the original and the new network hold.
     """
 
     changes: tuple[Entry, ...] = ()

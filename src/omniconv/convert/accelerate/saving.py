@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accelerated networks as files: steps, numbers and weights, which ``torch.load(…, weights_only=True)`` reads.
 
-No code is in a file, and none is run but torch's tensor functions and the layers of torch and of this library.
+No code is in a file, and none is run but operators of torch's that compute tensors from tensors and numbers, and the
+layers of torch and of this library. What reads or writes files, or reaches the memory of a tensor, is refused.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ PLACES: dict[str, Any] = {
     "torch._C._nn": torch._C._nn,  # noqa: SLF001  # where torch keeps gelu and the like
     "omniconv.convert.accelerate.layout": layout,
 }
+# Methods of tensors beside operators
+METHODS = {
+    *("bfloat16", "bool", "byte", "char", "double", "float", "half", "int", "long", "short", "cpu", "type"),
+    *("dim", "ndimension", "nelement", "numel", "size", "stride"),
+}
+CALL = getattr(operator, "call", None)  # of Python 3.11, which would call whatever it is given
 GETATTR, ASSERT = "getattr", "torch._assert"
 PARAMETERS: tuple[Any, ...] = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -195,7 +202,14 @@ def _name_of(function: Any) -> str:
 def _of_torch(name: str) -> Any:
     found = getattr(torch, name, None)
     own = isinstance(found, BuiltinFunctionType) and hasattr(torch._C._VariableFunctions, name)  # noqa: SLF001
-    return found if own else None
+    return found if own and _computes(name) else None
+
+
+def _computes(name: str) -> bool:
+    """Whether torch has an operator of this name, in each form from tensors and numbers to others."""
+    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")  # noqa: SLF001
+    named = {(str(argument.type), argument.name) for schema in schemas for argument in schema.arguments}
+    return bool(schemas) and not any(kind in ("Storage", "Stream") or own == "filename" for kind, own in named)
 
 
 def _function(name: str) -> Any:
@@ -205,18 +219,27 @@ def _function(name: str) -> Any:
         return torch._assert  # noqa: SLF001
     place, _, last = name.rpartition(".")
     found = _of_torch(last) if place == "torch" else getattr(PLACES.get(place), last, None)
-    if last.startswith("_") or not inspect.isroutine(found):
+    if last.startswith("_") or not inspect.isroutine(found) or found is CALL or not _is_own(place, found):
         raise ValueError(f"the file asks for {name}, which is no function that an accelerated network calls.")
     return found
+
+
+def _is_own(place: str, function: Any) -> bool:
+    """Whether a function of Python is not merely imported where it stands."""
+    return place != F.__name__ or not inspect.isfunction(function) or function.__module__ in (place, "torch.functional")
 
 
 def _attribute(value: Any, name: str) -> Any:
     if name.startswith("_"):
         raise ValueError(f"the file asks for the attribute {name!r}, which no accelerated network reads.")
-    return getattr(value, name)
+    found = getattr(value, name)
+    if callable(found):
+        raise ValueError(f"the file asks for the attribute {name!r}, which is a method; call it.")  # noqa: TRY004
+    return found
 
 
 def _method(name: str) -> str:
-    if name.startswith("_") or not hasattr(torch.Tensor, name):
+    own = hasattr(torch.Tensor, name) and (name in METHODS or _computes(name))
+    if name.startswith("_") or not own:
         raise ValueError(f"the file asks for the method {name!r}, which is none of a tensor that a network calls.")
     return name

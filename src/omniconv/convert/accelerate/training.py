@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from omniconv.analysis.timing import interleaved
-from omniconv.convert.swap import swap
+from omniconv.convert.swap import awaited, swap
 from omniconv.core.chain import Link, Rewrite
 from omniconv.core.family import families
 from omniconv.core.follow import activation_code, hooked
 from omniconv.core.keeping import KeptMemory
-from omniconv.core.normed import LAYERS, with_activation
+from omniconv.core.layer import PlannedLayer
+from omniconv.core.normed import LAYERS, parts_of, with_activation
 
 from .proof import ROUNDINGS, TIMES, Distance, distance, widened
 from .report import Entry, Report
@@ -56,19 +58,15 @@ def for_training(
         ValueError: the model does not take the example.
     """
     own.train()
-    network = copy.deepcopy(own)
-    changes, left = exchanged(network)
+    for takes in (True, False):  # a forward may read what is between a norm and the activation that it took along
+        network, changes, left = exchanged(copy.deepcopy(own), takes=takes)
+        whole = _proved(own, network, args, kwargs) if changes and verify else {}
+        wrong = next((_said(name, found) for name, found in whole.items() if not found.holds), "")
+        if not wrong or all(len(entry.steps) == 1 for entry in changes):
+            break
     said: dict[str, Any] = {"left": left}
     if not changes:
         return own, Report(refused="there is nothing in it that could be faster", **said)
-    try:
-        whole = compared(own, network, args, kwargs) if verify else {}
-    except _ExampleError as error:
-        raise ValueError(f"`example_input` is not what the model takes: {error}") from error
-    wrong = next(
-        (f"{name}: {found.ours:.1e}, allowed {found.allowed:.1e}" for name, found in whole.items() if not found.holds),
-        "",
-    )
     if wrong:
         return own, Report(refused=f"the whole was not proved: {wrong}", whole=whole, **said)
     network._kept_memory = KeptMemory()  # type: ignore[assignment]  # noqa: SLF001  # a module takes any attribute
@@ -79,35 +77,59 @@ def for_training(
     return network, Report(tuple(changes), whole=whole, times=times, **said)
 
 
-def exchanged(network: nn.Module) -> tuple[list[Entry], dict[str, str]]:
-    """Put faster layers into ``network``, which keeps its state dict; what was put, and why a convolution was left.
+def _said(name: str, found: Distance) -> str:
+    return f"{name}: {found.ours:.1e}, allowed {found.allowed:.1e}"
 
-    A batch norm or a linear map takes the activation behind it along where an ``nn.Sequential`` says that nothing else
-    reads it.
+
+def _proved(own: nn.Module, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Distance]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            return compared(own, network, args, kwargs)
+        except _ExampleError as error:
+            raise ValueError(f"`example_input` is not what the model takes: {error}") from error
+
+
+def exchanged(network: nn.Module, *, takes: bool = True) -> tuple[nn.Module, list[Entry], dict[str, str]]:
+    """Put faster layers into ``network``, which keeps its state dict; it, what was put, and why a convolution was left.
+
+    A batch norm or a linear map ``takes`` the activation behind it along where an ``nn.Sequential`` says that nothing
+    else reads it. One that stands in several places is exchanged by one layer.
     """
     swapped = swap(network)
+    network = swapped.model
     same = WHY["convolution"], HOW["convolution"]
     entries = [Entry((name,), new, *same) for name, (_, new) in swapped.swapped.items()]
+    places = Counter(id(module) for parent in network.modules() for module in _steps(parent).values())
+    made: dict[int, nn.Module | None] = {}
     for path, parent in list(network.named_modules()):
-        behind = dict(_behind(parent))
-        for name, module in list(parent.named_children()):
+        if isinstance(parent, PlannedLayer):  # whose norm is part of its own call
+            continue
+        for name, module in _steps(parent).items():
             kind = "norm" if type(module) in LAYERS else "linear" if type(module) is nn.Linear else ""
-            if not kind or hooked((module,)):
+            if not kind or awaited(module) or hooked((module,)):
                 continue
-            activation = behind.get(name)
-            own = None if activation is None else parent.get_submodule(activation)
-            layer = with_activation(module, own) if kind == "norm" else _linear(module, own)
+            activation = _behind(parent, name) if takes and places[id(module)] == 1 else ""
+            if id(module) not in made:
+                own = parent.get_submodule(activation) if activation else None
+                made[id(module)] = with_activation(module, own) if kind == "norm" else _linear(module, own)
+            layer = made[id(module)]
             if layer is None:
                 continue
+            _hand_over(module, layer)
             parent.add_module(name, layer)
-            steps = [f"{path}.{step}" if path else step for step in (name, activation) if step]
-            if activation is not None:
+            if activation:
                 parent.add_module(activation, nn.Identity())
-            entries.append(Entry(tuple(steps), type(layer).__name__, WHY[kind], HOW[kind]))
-    return entries, dict(swapped.left)
+            steps = tuple(f"{path}.{step}" if path else step for step in (name, activation) if step)
+            entries.append(Entry(steps, type(layer).__name__, WHY[kind], HOW[kind]))
+    return network, entries, dict(swapped.left)
 
 
-def _linear(module: nn.Linear, activation: nn.Module | None) -> nn.Module | None:
+def _steps(parent: nn.Module) -> dict[str, nn.Module]:
+    """Its modules by name, those too that stand in several places."""
+    return {name: module for name, module in parent._modules.items() if module is not None}  # noqa: SLF001
+
+
+def _linear(module: nn.Module, activation: nn.Module | None) -> nn.Module | None:
     """A layer of this library with the very parameters of ``module``, and ``activation`` behind it."""
     for family in families().values():
         offer = family.part("rewrites").rewrite([Link(module, activation)]) if family.rewrites else ""
@@ -116,14 +138,46 @@ def _linear(module: nn.Linear, activation: nn.Module | None) -> nn.Module | None
     return None
 
 
-def _behind(parent: nn.Module) -> Iterator[tuple[str, str]]:
-    """Of a sequence, each step and the activation that alone reads it."""
+def _hand_over(module: nn.Module, layer: nn.Module) -> None:
+    """What others wrote to ``module``."""
+    for name, value in vars(module).items():
+        if name not in vars(layer):
+            setattr(layer, name, value)
+
+
+def _behind(parent: nn.Module, name: str) -> str:
+    """The name of the activation that alone reads a step of a sequence, or ""."""
     if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
-        return
-    steps = list(parent.named_children())
-    for (name, _), (following, activation) in pairwise(steps):
-        if activation_code(activation) and not hooked((activation,)):
-            yield name, following
+        return ""
+    following = dict(pairwise(_steps(parent))).get(name, "")
+    activation = _steps(parent).get(following)
+    return following if activation_code(activation) and not hooked((activation,)) else ""
+
+
+def apart(network: nn.Module) -> None:
+    """Put the layers of torch that it was made from in the places of those for training, activations behind them."""
+    for parent in list(network.modules()):
+        for name, layer in _steps(parent).items():
+            if type(layer) in LAYERS.values():
+                plain, activation = parts_of(layer)  # type: ignore[arg-type]  # as its type says
+            elif isinstance(layer, nn.Linear) and type(layer).__module__.startswith("omniconv."):
+                plain, activation = _torchs_linear(layer), layer.activation  # type: ignore[assignment]  # as ours has it
+            else:
+                continue
+            following = dict(pairwise(_steps(parent))).get(name, "")
+            if activation is None:
+                parent.add_module(name, plain)
+            elif isinstance(parent, nn.Sequential) and type(_steps(parent).get(following)) is nn.Identity:
+                parent.add_module(name, plain)
+                parent.add_module(following, activation)
+            elif isinstance(activation, nn.Module):
+                parent.add_module(name, nn.Sequential(plain, activation))
+
+
+def _torchs_linear(layer: nn.Linear) -> nn.Linear:
+    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    plain.weight, plain.bias = layer.weight, layer.bias
+    return plain.train(layer.training)
 
 
 class _ExampleError(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ class PrepackedConv(FollowedConv):
         self._pads = None if even else tuple(amount for pair in reversed(pads) for amount in pair)  # F.pad: last first
         padding = [before for before, _ in pads] if even else [0] * problem.dim
         self._numbers = padding, list(problem.stride), list(problem.dilation), problem.groups
-        self._held: tuple[Any, Tensor] | None = None
+        self._held: tuple[Any, ref[Tensor], Tensor] | None = None  # of which weights, a reference to them, and packed
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_held": None}  # packed weights are neither copied nor pickled
@@ -118,7 +119,7 @@ class PrepackedConv(FollowedConv):
         """The weights, packed for the first input and again when they change; other sizes are computed with these."""
         key = weight._version, weight.data_ptr(), weight.dtype  # noqa: SLF001
         held = self._held
-        if held is None or held[0] != key:
+        if held is None or held[0] != key or held[1]() is not weight:
             packed = _operators()._reorder_convolution_weight(weight.detach(), *self._numbers, list(input.shape))  # noqa: SLF001
-            self._held = held = key, packed
-        return held[1]
+            self._held = held = key, ref(weight), packed
+        return held[2]
