@@ -113,6 +113,12 @@ def changed(content, step, **parts):
         ("call_function", {"target": "torch.load"}, "no function that an accelerated network calls"),
         ("call_function", {"target": "torch.hub.load"}, "no function"),
         ("call_function", {"target": "os.system"}, "no function"),
+        ("call_function", {"target": "torch.from_file"}, "no function"),
+        ("call_function", {"target": "operator.call"}, "no function"),
+        ("call_function", {"target": "torch.nn.functional.handle_torch_function"}, "no function"),
+        ("call_method", {"target": "untyped_storage"}, "none of a tensor"),
+        ("call_method", {"target": "set_"}, "none of a tensor"),
+        ("call_method", {"target": "apply_"}, "none of a tensor"),
         ("call_function", {"target": "torch.nn.functional._verify_batch_size"}, "no function"),
         ("call_function", {"target": "builtins.eval"}, "no function"),
         ("call_method", {"target": "__reduce__"}, "no tensor|none of a tensor"),
@@ -130,10 +136,26 @@ def test_a_file_may_not_ask_for_anything_else(fast, tmp_path, step, parts, said)
         omniconv.load(tmp_path / "b.pt")
 
 
+def test_a_method_is_no_attribute(fast, tmp_path):
+    fast.save(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    first = next(one for one in content["steps"] if one[1] == "call_function")
+    told = {"tuple": [{"node": content["steps"][0][0]}, "untyped_storage"]}
+    torch.save(changed(content, "call_function", target="getattr", args=told), tmp_path / "b.pt")
+    assert first[1] == "call_function"
+    with pytest.raises(ValueError, match="'untyped_storage', which is a method"):
+        omniconv.load(tmp_path / "b.pt")(torch.randn(2, 3, 8, 8))
+
+
 def test_classes_of_others_are_not_made(fast, tmp_path):
     fast.save(tmp_path / "a.pt")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
-    for wrong in (["subprocess", "Popen"], ["torch", "load"], ["omniconv.core.replay", "Replay"]):
+    for wrong in (
+        ["subprocess", "Popen"],
+        ["torch", "load"],
+        ["omniconv.core.replay", "Replay"],
+        ["torch.jit", "ScriptModule"],
+    ):
         name = next(iter(content["modules"]))
         content["modules"][name]["class"] = wrong
         torch.save(content, tmp_path / "b.pt")

@@ -176,6 +176,128 @@ def test_memory_is_kept_while_the_network_lives(net):
     assert held() == before
 
 
+class Taps(nn.Sequential):
+    """It keeps what its steps give."""
+
+    def forward(self, x):
+        self.seen = []
+        for step in self:
+            x = step(x)
+            self.seen.append(x)
+        return x + self.seen[1].mean()
+
+
+def layers(fast):
+    return {entry.name: entry.layer for entry in fast.report.changes}
+
+
+def test_only_neighbours_are_one_step(x):
+    drop, pool = nn.Dropout(0.5), nn.AvgPool2d(3, 1, 1)
+    for net in (
+        nn.Sequential(nn.Flatten(), nn.Linear(1200, 8), drop, nn.GELU(), nn.Linear(8, 8), drop, nn.GELU()),
+        nn.Sequential(nn.Conv2d(3, 8, 3), pool, nn.BatchNorm2d(8), pool, nn.ReLU()),
+    ):
+        fast = omniconv.accelerate(net, x, training=True, seconds=0)
+        assert fast.report.refused == ""
+        assert all(len(entry.steps) == 1 for entry in fast.report.changes)
+        for run in (fast, net):
+            torch.manual_seed(4)
+            run.found = run(x)
+        torch.testing.assert_close(fast.found, net.found)
+
+
+def test_a_layer_in_several_places_stays_one(x):
+    norm = nn.BatchNorm2d(3)
+    net = nn.Sequential(norm, nn.ReLU(), nn.Conv2d(3, 3, 1), norm, nn.ReLU())
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert fast[0] is fast[3]
+    assert [type(fast[at]) for at in (0, 1, 4)] == [BatchNormActivation2d, nn.ReLU, nn.ReLU]
+    assert list(fast.state_dict()) == list(net.state_dict())
+
+
+def test_activations_stay_where_a_forward_reads_what_is_before_them(x):
+    net = Taps(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert fast.report.refused == ""
+    assert layers(fast) == {"0": "Conv2d", "1": "BatchNormActivation2d"}
+    assert type(fast[2]) is nn.ReLU
+
+
+@pytest.mark.parametrize("tracks", [False, True])
+def test_statistics_that_are_not_tracked_stay(net, x, tracks):
+    net.stem[1].track_running_stats = tracks
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert fast.report.refused == ""
+    for run in (net, fast):
+        run.train()(x)
+        run.stem[1].track_running_stats = False
+        run(x)
+    assert int(fast.stem[1].num_batches_tracked) == int(net.stem[1].num_batches_tracked) == tracks
+    torch.testing.assert_close(fast.stem[1].running_var, net.stem[1].running_var)
+
+
+def test_random_numbers_of_the_caller_are_not_touched(net, x):
+    torch.manual_seed(5)
+    want = torch.rand(3)
+    torch.manual_seed(5)
+    omniconv.accelerate(net, x, training=True, seconds=0)
+    assert torch.equal(torch.rand(3), want)
+
+
+def test_what_others_wrote_to_a_layer_and_who_waits_for_it(net, x):
+    net.stem[1].tag, net.head.tag = "stem", "head"
+    net.wide[1].register_state_dict_post_hook(lambda *given: None)
+    net.narrow[1].register_load_state_dict_pre_hook(lambda *given: None)
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert (fast.stem[1].tag, fast.head.tag) == ("stem", "head")
+    assert not {"wide.1", "wide.1 … wide.2", "narrow.1"} & layers(fast).keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_weights_that_are_computed_are_left(x):
+    net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU())
+    net(x)  # from here on a weight that was computed is among its attributes
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert layers(fast) == {"1 … 2": "BatchNormActivation2d"}
+    assert "hooks" in fast.report.left["0"]
+    torch.testing.assert_close(fast(x), net(x))
+
+
+def test_layers_of_this_library_keep_their_norms(x):
+    net = nn.Sequential(omniconv.nn.PointwiseConv2d(3, 8, norm=nn.BatchNorm2d, activation=nn.ReLU), nn.BatchNorm2d(8))
+    fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert type(fast[0].norm) is nn.BatchNorm2d
+    assert layers(fast) == {"1": "BatchNormActivation2d"}
+
+
+def test_a_convolution_alone(x):
+    fast = omniconv.accelerate(nn.Conv2d(3, 8, 3), x, training=True, seconds=0)
+    assert type(fast) is omniconv.nn.Conv2d
+    assert layers(fast) == {"": "Conv2d"}
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off(net, x, off):
+    with off():
+        fast = omniconv.accelerate(net, x, training=True, seconds=0)
+    assert fast.report.refused == ""
+    fast(x).sum().backward()
+    assert fast.head.weight.grad is not None
+
+
+def test_a_network_that_was_trained_is_accelerated_as_the_original(net, x):
+    norm = nn.Sequential(nn.Linear(5, 6), nn.GELU())
+    net = nn.Sequential(net, norm, nn.BatchNorm1d(6))
+    trained = omniconv.accelerate(net, x, training=True, seconds=0)
+    trained(x)
+    net.load_state_dict(trained.state_dict())
+    fast, right = (omniconv.accelerate(one.eval(), x, seconds=0) for one in (trained, net))
+    assert [entry.layer for entry in fast.report.changes] == [entry.layer for entry in right.report.changes]
+    assert len(fast.report.changes) > 3
+    torch.testing.assert_close(fast(x), net(x))
+    assert any(isinstance(module, BatchNormActivation2d) for module in trained.modules())
+
+
 def test_an_example_that_does_not_fit(net):
     with pytest.raises(ValueError, match=r"`example_input` is not what the model takes: RuntimeError"):
         omniconv.accelerate(net, torch.randn(2, 4, 8, 8), training=True, seconds=0)
