@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from omniconv.core.follow import hooked
+from omniconv.core.library import absent
 from omniconv.core.native import plain, watching
 from omniconv.core.observe import current_listener
 from omniconv.core.replay import Recording, Replay, UnrepeatableError
@@ -58,7 +59,8 @@ class Replayed(nn.Module):
         names = [node.target for node in self.graph.graph.nodes if node.op == "placeholder"]
         self._names = [] if any(name.startswith("*") for name in names) else names
         # A recording runs more than once with the same inputs, which must then stay as they are
-        self._writes = any(node.op == "placeholder" for node in written(self.graph.graph))
+        writes = any(node.op == "placeholder" for node in written(self.graph.graph))
+        self._repeats = not writes and not absent()
         self._hooks = [
             hooks
             for module in self.graph.modules()
@@ -70,7 +72,7 @@ class Replayed(nn.Module):
         return [*map(id, chain.from_iterable([place.values() for place in self._places]))]
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_kinds", "_calls", "_own", "_versions", "_places", "_placed", "_names", "_writes", "_hooks")
+        kept = ("_kinds", "_calls", "_own", "_versions", "_places", "_placed", "_names", "_repeats", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,7 +130,7 @@ class Replayed(nn.Module):
 
     def _may(self, args: Sequence[Any]) -> bool:
         """Whether nothing but eager inference looks on."""
-        if self._writes or not all([type(value) is Tensor and value.is_cpu for value in args]) or not plain(args):  # noqa: C419
+        if not self._repeats or not all([type(value) is Tensor and value.is_cpu for value in args]) or not plain(args):  # noqa: C419
             return False
         if torch.is_grad_enabled() and any(value.requires_grad for value in (*args, *self._own)):
             return False
