@@ -18,8 +18,10 @@ from torch import nn
 import omniconv
 from convert.accelerated_steps import Calls, Mixed, accelerated, assert_same, conv, networks, norm
 from omniconv.convert.accelerate.accelerated import Accelerated
+from omniconv.core.library import absent
 from tolerance import assert_equal
 
+needs_library = pytest.mark.skipif(bool(absent()), reason=absent())
 X = (2, 3, 9, 11)
 
 
@@ -166,6 +168,7 @@ FOUND = {
 }  # fmt: skip
 
 
+@needs_library
 @pytest.mark.parametrize("name", FOUND)
 def test_what_is_found_is_one_layer(name):
     make, shape, layers, steps = FOUND[name]

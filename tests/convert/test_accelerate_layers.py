@@ -16,10 +16,12 @@ import omniconv
 from convert.accelerated_steps import X, accelerated, conv, norm
 from omniconv.core.chain import FollowedConv, Link, alone
 from omniconv.core.family import families
+from omniconv.core.library import absent
 from omniconv.ops.conv import prepacked
 from omniconv.ops.conv.prepacked import PrepackedConv, why_not_prepacked
 from tolerance import assert_close
 
+needs_library = pytest.mark.skipif(bool(absent()), reason=absent())
 ACTIVATIONS = (None, nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish())
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -174,6 +176,7 @@ def test_depthwise_blocks_of_any_geometry(data):
             assert_close(found.module(laid(x, layout), *given_too), followed(right, follow[-1], residual))
 
 
+@needs_library
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])
 def test_a_linear_map_of_channels(dim, activation):
@@ -190,6 +193,7 @@ def test_a_linear_map_of_channels(dim, activation):
             assert_close(module(x, residual), followed(right, activation, residual))
 
 
+@needs_library
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
 def test_what_families_refuse_is_computed_alone():
     up = omniconv.nn.ConvTranspose2d(4, 6, 3, 2).requires_grad_(False)

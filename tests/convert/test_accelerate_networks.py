@@ -7,11 +7,13 @@ import torch
 import foreign
 import omniconv
 from omniconv.convert.accelerate.replayed import Replayed
+from omniconv.core.library import absent
 
 pytestmark = pytest.mark.skipif(
     bool(foreign.missing()), reason=f"the extras `examples` and `zoo` are not installed: {foreign.missing()}"
 )
 
+needs_library = pytest.mark.skipif(bool(absent()), reason=absent())
 # Side of the pictures, layers that must be there, and what must be among them.
 NETWORKS = {
     "torchvision:mobilenet_v2": (64, 20, {"InvertedResidual2d": 16, "PrepackedConv": 1, "PointwiseConv2d": 1}),
@@ -31,6 +33,7 @@ NETWORKS = {
 }
 
 
+@needs_library
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_proved_and_replayed(name):
     side, layers, among = NETWORKS[name]

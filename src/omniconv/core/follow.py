@@ -102,6 +102,11 @@ def _pass() -> Callable[..., None] | None:
     return torch.ops.omniconv.follow_.default._op if hasattr(torch.ops.omniconv, "follow_") else None  # noqa: SLF001
 
 
+def follows_at_once() -> bool:
+    """Whether there is a compiled pass for what follows a convolution."""
+    return _pass() is not None
+
+
 def follow_at_once(output: Tensor, terms: Terms, residual: Tensor | None, code: int) -> None:
     """The compiled pass over the output of a convolution, which nobody else holds."""
     if terms[0] or residual is not None or code:

@@ -18,7 +18,15 @@ from torch.compiler import is_dynamo_compiling
 
 from omniconv.core.activated import computed
 from omniconv.core.chain import FollowedConv
-from omniconv.core.follow import NO_NORM, activation_code, check_residual, follow_at_once, hooked, takes
+from omniconv.core.follow import (
+    NO_NORM,
+    activation_code,
+    check_residual,
+    follow_at_once,
+    follows_at_once,
+    hooked,
+    takes,
+)
 from omniconv.core.native import PLAIN, watching
 from omniconv.core.problem import ConvProblem
 
@@ -99,6 +107,8 @@ class PrepackedConv(FollowedConv):
         if not takes((input, layer.weight, layer.bias, residual)) or input.numel() == 0 or layer.weight.is_inference():
             return None
         if not _takes(input.dtype):
+            return None
+        if residual is not None and code not in (0, RELU) and not follows_at_once():
             return None
         if residual is not None:
             check_residual(layer.problem, input, residual)
