@@ -139,10 +139,8 @@ def test_a_file_may_not_ask_for_anything_else(fast, tmp_path, step, parts, said)
 def test_a_method_is_no_attribute(fast, tmp_path):
     fast.save(tmp_path / "a.pt")
     content = torch.load(tmp_path / "a.pt", weights_only=True)
-    first = next(one for one in content["steps"] if one[1] == "call_function")
     told = {"tuple": [{"node": content["steps"][0][0]}, "untyped_storage"]}
     torch.save(changed(content, "call_function", target="getattr", args=told), tmp_path / "b.pt")
-    assert first[1] == "call_function"
     with pytest.raises(ValueError, match="'untyped_storage', which is a method"):
         omniconv.load(tmp_path / "b.pt")(torch.randn(2, 3, 8, 8))
 

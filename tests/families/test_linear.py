@@ -129,13 +129,13 @@ def steps(monkeypatch):
     return taken
 
 
+NEEDED = [*((True, name) for name in ("all", "input", "weight", "bias")), (False, "all"), (False, "weight")]
 FUNCTIONS = [None, torch.nn.ReLU(), F.relu6, F.silu, torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.Hardswish()]
 
 
 @needs_library
-@pytest.mark.parametrize("needed", ["all", "input", "weight", "bias"])
 @pytest.mark.parametrize("added", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("bias", "needed"), NEEDED)
 @pytest.mark.parametrize("activation", FUNCTIONS)
 def test_gradients_of_one_step(activation, bias, added, needed, steps):
     layer, x = recorded(bias=bias, activation=activation)
@@ -144,8 +144,6 @@ def test_gradients_of_one_step(activation, bias, added, needed, steps):
     every = {name: tensor for name, tensor in every.items() if tensor is not None}
     for name, tensor in every.items():
         tensor.requires_grad_(needed in ("all", name))
-    if not any(tensor.requires_grad for tensor in every.values()):
-        pytest.skip("there is no bias")
     twin = copy.deepcopy(layer).double()
     wide = x.detach().double().requires_grad_(x.requires_grad)
     wide_residual = residual.detach().double().requires_grad_(residual.requires_grad) if added else None

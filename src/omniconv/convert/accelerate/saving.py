@@ -226,7 +226,7 @@ def _function(name: str) -> Any:
 
 def _is_own(place: str, function: Any) -> bool:
     """Whether a function of Python is not merely imported where it stands."""
-    return place != F.__name__ or not inspect.isfunction(function) or function.__module__ in (place, "torch.functional")
+    return not inspect.isfunction(function) or function.__module__ in (place, "torch.functional")
 
 
 def _attribute(value: Any, name: str) -> Any:
