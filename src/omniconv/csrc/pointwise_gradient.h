@@ -132,7 +132,7 @@ struct PointwiseGradient {
           const auto& tiles = plan.by_rows ? SUM_TILES<true> : SUM_TILES<false>;
           const float* own = a + (row - first_row) * (plan.by_rows ? 1 : tile.a_row);
           tiles.of[height][width / V](tile, own, panel, NONE, sums + row * sums_row + lane,
-                                      in_place ? some - width + V : V);
+                                      in_place ? some - width + V : V, {});
           row += height;
         }
       }

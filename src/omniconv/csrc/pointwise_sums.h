@@ -9,9 +9,11 @@
 namespace omniconv {
 namespace {
 
-constexpr int64_t LEAST_FETCHED = 64;      // inputs: with fewer, fetching the next rows costs more than it saves
-constexpr int64_t BLOCK_FLOATS = 1 << 14;  // of inputs and outputs, which a task reads and writes
-constexpr int64_t LEAST_STEPS = 4;         // of a band
+constexpr int64_t LEAST_FETCHED = 64;     // inputs: with fewer, fetching the next rows costs more than it saves
+constexpr int64_t UNIT_FLOATS = 1 << 18;  // of inputs, which stay in the second cache while all weights pass by
+constexpr int64_t UNIT_TILES = 8;
+constexpr int64_t LEAST_STEPS = 4;        // of a band
+constexpr int64_t LEAST_TASKS = 2;        // of a thread
 
 // Calls each(first, count) for pieces of at most TILE_HEIGHT, all as long as that allows.
 template <class Each>
@@ -34,8 +36,8 @@ struct PointwiseSums {
   bool near;      // tiles are the results
   int64_t units;  // blocks of rows, or panels of positions of all samples
   int64_t length; // of a unit
-  // Bands of outputs, of whole steps each. Where weights are more than the tensors, a thread keeps to its bands, so
-  // that each weight reaches one cache.
+  // Bands of outputs, of whole steps each. Where weights are more than the tensors, and these fit the cache, a thread
+  // keeps to its bands, so that each weight reaches one cache.
   int64_t bands, step;
   bool by_outputs;
 
@@ -48,12 +50,18 @@ struct PointwiseSums {
         added(call.size, call.addend) {
     const bool clamps = call.activation <= Activation::relu6;
     const bool floats = sizeof(T) == sizeof(float);
+    const int64_t rows = call.batch * plan.positions, threads = plan.threads;
+    step = plan.by_rows ? TILE_WIDTH : TILE_HEIGHT;
+    const int64_t steps = ceil_div(call.outputs, step), most_bands = ceil_div(steps, LEAST_STEPS);
+    by_outputs = threads > 1 && call.outputs * call.inputs > rows * (call.inputs + call.outputs);
     if (plan.by_rows) {
       direct = sizeof(From) == sizeof(float) && uniform(call.input, from) && from.step[2] % MEETING;
       near = floats && clamps && beside() && uniform(call.output, to);
-      const int64_t rows = call.batch * plan.positions, a_row = direct ? call.inputs : plan.weight_pitch();
-      length = most(least(BLOCK_FLOATS / (a_row + call.outputs) / TILE_HEIGHT, 8), 2) * TILE_HEIGHT;
-      units = ceil_div(rows, length);
+      const int64_t tiles = UNIT_FLOATS / most(call.inputs, 1) / TILE_HEIGHT;
+      by_outputs = by_outputs && rows <= tiles * TILE_HEIGHT;
+      length = by_outputs ? most(rows, 1) : least(most(tiles, 2), UNIT_TILES) * TILE_HEIGHT;
+      const int64_t wanted = threads > 1 && !by_outputs ? ceil_div(LEAST_TASKS * threads, most(most_bands, 1)) : 1;
+      units = most(ceil_div(rows, length), least(wanted, ceil_div(rows, TILE_HEIGHT)));
       length = ceil_div(rows, most(units, 1));
     } else {
       direct = false;
@@ -61,16 +69,12 @@ struct PointwiseSums {
       length = TILE_WIDTH;
       units = call.batch * ceil_div(plan.positions, length);
     }
-    step = plan.by_rows ? TILE_WIDTH : TILE_HEIGHT;
-    const int64_t steps = ceil_div(call.outputs, step);
-    by_outputs = plan.threads > 1 &&
-                 call.outputs * call.inputs > call.batch * plan.positions * (call.inputs + call.outputs);
     if (by_outputs) {
       // every task of one packs its positions
-      bands = plan.threads * (plan.by_rows ? most(steps / (LEAST_STEPS * plan.threads), 1) : 1);
+      bands = threads * (plan.by_rows ? most(steps / (LEAST_STEPS * threads), 1) : 1);
     } else {
-      bands = plan.threads > 1 ? ceil_div(TASKS_PER_THREAD * plan.threads, most(units, 1)) : 1;
-      bands = least(bands, ceil_div(steps, LEAST_STEPS));
+      bands = threads > 1 ? ceil_div(TASKS_PER_THREAD * threads, most(units, 1)) : 1;
+      bands = least(bands, most_bands);
     }
     bands = least(bands, steps);
   }
@@ -124,11 +128,13 @@ struct PointwiseSums {
     bool changed = false;
     run_tasks(host, split, [&](Dealer& dealer) {
       Task task;
+      int64_t copied = -1;  // the unit whose rows the thread has copied
       while (dealer.deal(task)) {
         const Watch watch(call, task.first_row * bands + task.block, units * bands);
         const int64_t first = band_at(task.block), end = least(band_at(task.block + 1), call.outputs);
         if (plan.by_rows) {
-          sum_rows(task.first_row * length, first, end, weights, bias);
+          sum_rows(task.first_row * length, first, end, weights, bias, task.first_row == copied);
+          copied = task.first_row;
         } else {
           sum_panel(task.first_row, first, end, weights, weight_row, bias);
         }
@@ -165,8 +171,9 @@ struct PointwiseSums {
             near && call.activation == Activation::relu6 ? 6 : INFINITE};
   }
 
-  // Positions begin … begin + length - 1 of all samples, for the outputs first … end - 1.
-  void sum_rows(int64_t begin, int64_t first, int64_t end, const float* weights, const float* bias) const {
+  // Positions begin … begin + length - 1 of all samples, for the outputs first … end - 1. copied: the thread's copy of
+  // them is there.
+  void sum_rows(int64_t begin, int64_t first, int64_t end, const float* weights, const float* bias, bool copied) const {
     const int64_t last_row = least(begin + length, call.batch * plan.positions), pitch = plan.weight_pitch();
     Arena arena{static_cast<char*>(
         host.scratch(whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(direct ? 0 : length * pitch * 4)))};
@@ -176,25 +183,31 @@ struct PointwiseSums {
     if (direct) {
       rows = static_cast<const float*>(call.input.data) + begin * from.step[2];
       a_row = from.step[2];
-    } else {
+    } else if (!copied) {
       copy_rows(reinterpret_cast<float*>(arena.at), begin, last_row);
     }
+    // Of the next panel, a share for each tile.
+    const int64_t tiles = most(ceil_div(last_row - begin, TILE_HEIGHT), 1);
+    const int64_t lines = ceil_div(call.inputs * TILE_WIDTH / V, tiles);
     for (int64_t o = first; o < end; o += TILE_WIDTH) {
       const int64_t lanes = least(TILE_WIDTH, call.outputs - o), width = whole_vectors(lanes), last = lanes - width + V;
       const TileCall tile = tile_call(a_row, width, near ? to.step[2] : TILE_WIDTH);
-      const SumTiles& tiles = direct && o == first && call.inputs >= LEAST_FETCHED ? FETCHING_TILES : SUM_TILES<false>;
+      const bool fetching = o == first && call.inputs >= LEAST_FETCHED;
+      const SumTiles& summing = fetching ? FIRST_TILES : SUM_TILES<false>;
       const float* panel = weights + o * call.inputs;
+      Ahead ahead{o + TILE_WIDTH < call.outputs ? panel + width * call.inputs : weights + first * call.inputs, lines};
       each_tile(begin, last_row, [&](int64_t row, int64_t count) {
-        const SumTile sum = tiles.of[count][width / V];
+        const SumTile sum = summing.of[count][width / V];
         const float* a = rows + (row - begin) * a_row;
         if (near) {
-          sum(tile, a, panel, bias + o, static_cast<float*>(call.output.data) + row * to.step[2] + o, last);
+          sum(tile, a, panel, bias + o, static_cast<float*>(call.output.data) + row * to.step[2] + o, last, ahead);
         } else {
-          sum(tile, a, panel, bias + o, sums, V);
+          sum(tile, a, panel, bias + o, sums, V, ahead);
           finish(sums, count, lanes, [&](int64_t m, const View& view, const Places& places) {
             return (row + m) / plan.positions * view.batch + places.at((row + m) % plan.positions) + o;
           });
         }
+        ahead.from += lines * V;
       });
     }
   }
@@ -228,10 +241,12 @@ struct PointwiseSums {
     float* out = static_cast<float*>(call.output.data) + (near ? sample * call.output.batch + to.at(begin) : 0);
     each_tile(first, end, [&](int64_t o, int64_t count) {
       const SumTile sum = SUM_TILES<false>.of[count][width / V];
+      const float* rows = weights + o * weight_row;
+      const Ahead ahead{rows + count * weight_row, count * weight_row / V};
       if (near) {
-        sum(tile, weights + o * weight_row, panel, bias + o, out + o * channel, last);
+        sum(tile, rows, panel, bias + o, out + o * channel, last, ahead);
       } else {
-        sum(tile, weights + o * weight_row, panel, bias + o, sums, V);
+        sum(tile, rows, panel, bias + o, sums, V, ahead);
         finish_positions(sums, count, o, sample, begin, lanes);
       }
     });

@@ -12,9 +12,15 @@ namespace {
 // registers but a few.
 constexpr int TILE_HEIGHT = MAX_TILE == 14 ? 14 : 6;
 constexpr int64_t TILE_WIDTH = 2 * V;
-// Steps between asking for a row of the second factor and reading it. Each is two lines, too many for what the
-// processor fetches by itself once they lie past its second cache, or begin a page.
+// Steps between asking for a row of the second factor and reading it, where no tile before asked. Each is two lines, too
+// many for what the processor fetches by itself once they lie past its second cache, or begin a page.
 constexpr int64_t FETCHED_AHEAD = 32;
+
+// What later tiles read: so many cache lines, of which one is asked for at each step.
+struct Ahead {
+  const float* from;
+  int64_t lines;
+};
 
 // out[m][n] = clamped(scale · Σ_k a[m][k] · b[k][n] + bias + addend)
 struct TileCall {
@@ -29,10 +35,21 @@ struct TileCall {
   float low, high;
 };
 
-// The last vector of each row has `last` lanes. FETCH: rows that follow are those of the next tile.
-template <bool ACROSS, int M, int N, bool FETCH = false>
-void sum_tile(const TileCall& call, const float* a, const float* b, const float* bias, float* out, int64_t last) {
+// The last vector of each row has `last` lanes. FIRST: no tile before read these rows of the second factor, and those of
+// the first that follow are the next tile's.
+template <bool ACROSS, int M, int N, bool FIRST>
+void sum_tile(const TileCall& call, const float* a, const float* b, const float* bias, float* out, int64_t last,
+              const Ahead& ahead) {
   vec sum[M][N];
+  if (!call.add) {  // where the sums and what is added to them lie, meanwhile
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        __builtin_prefetch(out + m * call.out_row + n * V, 1, 3);
+        if (call.addend) __builtin_prefetch(out + m * call.out_row + n * V + call.addend, 0, 3);
+      }
+  }
   if (call.add) {
 #pragma GCC unroll 14
     for (int m = 0; m < M; ++m)
@@ -61,9 +78,10 @@ void sum_tile(const TileCall& call, const float* a, const float* b, const float*
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) {
       factor[n] = load(b + n * V);
-      __builtin_prefetch(b + FETCHED_AHEAD * call.b_row + n * V, 0, 3);
+      if (FIRST) __builtin_prefetch(b + FETCHED_AHEAD * call.b_row + n * V, 0, 3);
     }
-    if (FETCH) __builtin_prefetch(a + M * row + k * V, 0, 2);  // a line for each step, which is all of the next rows
+    if (FIRST) __builtin_prefetch(a + M * row + k * V, 0, 2);  // a line for each step, which is all of the next rows
+    if (k < ahead.lines) __builtin_prefetch(ahead.from + k * V, 0, 2);
 #pragma GCC unroll 14
     for (int m = 0; m < M; ++m) {
       vec value = splat(ACROSS ? a[m] : base[m / 3][m % 3 * row]);
@@ -113,28 +131,29 @@ void sum_tile(const TileCall& call, const float* a, const float* b, const float*
   }
 }
 
-using SumTile = void (*)(const TileCall&, const float* a, const float* b, const float* bias, float* out, int64_t last);
+using SumTile = void (*)(const TileCall&, const float* a, const float* b, const float* bias, float* out, int64_t last,
+                         const Ahead&);
 struct SumTiles {
   SumTile of[TILE_HEIGHT + 1][3];  // by rows and vectors
 };
 
-template <bool ACROSS, bool FETCH, int M = TILE_HEIGHT>
+template <bool ACROSS, bool FIRST, int M = TILE_HEIGHT>
 constexpr void fill_tiles(SumTiles& tiles) {
-  tiles.of[M][1] = sum_tile<ACROSS, M, 1, FETCH>;
-  tiles.of[M][2] = sum_tile<ACROSS, M, 2, FETCH>;
-  if constexpr (M > 1) fill_tiles<ACROSS, FETCH, M - 1>(tiles);
+  tiles.of[M][1] = sum_tile<ACROSS, M, 1, FIRST>;
+  tiles.of[M][2] = sum_tile<ACROSS, M, 2, FIRST>;
+  if constexpr (M > 1) fill_tiles<ACROSS, FIRST, M - 1>(tiles);
 }
 
-template <bool ACROSS, bool FETCH = false>
+template <bool ACROSS, bool FIRST = false>
 constexpr SumTiles sum_tiles() {
   SumTiles tiles{};
-  fill_tiles<ACROSS, FETCH>(tiles);
+  fill_tiles<ACROSS, FIRST>(tiles);
   return tiles;
 }
 
 template <bool ACROSS>
 constexpr SumTiles SUM_TILES = sum_tiles<ACROSS>();
-constexpr SumTiles FETCHING_TILES = sum_tiles<false, true>();
+constexpr SumTiles FIRST_TILES = sum_tiles<false, true>();
 
 }  // namespace
 }  // namespace omniconv

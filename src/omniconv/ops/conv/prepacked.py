@@ -18,6 +18,7 @@ from torch.compiler import is_dynamo_compiling
 
 from omniconv.core.activated import computed
 from omniconv.core.chain import FollowedConv
+from omniconv.core.choose import choose
 from omniconv.core.follow import (
     NO_NORM,
     activation_code,
@@ -85,6 +86,7 @@ class PrepackedConv(FollowedConv):
         self._pads = None if even else tuple(amount for pair in reversed(pads) for amount in pair)  # F.pad: last first
         padding = [before for before, _ in pads] if even else [0] * problem.dim
         self._numbers = padding, list(problem.stride), list(problem.dilation), problem.groups
+        self._compiled = choose(problem).kernel.compiled  # which leaves some inputs to oneDNN
         self._held: tuple[Any, ref[Tensor], Tensor] | None = None  # of which weights, a reference to them, and packed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class PrepackedConv(FollowedConv):
             return None
         if not takes((input, layer.weight, layer.bias, residual)) or input.numel() == 0 or layer.weight.is_inference():
             return None
-        if not _takes(input.dtype):
+        if not _takes(input.dtype) or (self._compiled and layer.plan.native(input)[0] is not None):
             return None
         if residual is not None and code not in (0, RELU) and not follows_at_once():
             return None

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from omniconv.core.chain import Link, Rewrite, Rewriting
-from omniconv.core.choose import choose
+from omniconv.core.choose import broad_groups, choose
 
 from . import FAMILY, is_unpadded_pointwise
 from .layer import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
@@ -29,7 +29,7 @@ def rewrite(links: Sequence[Link]) -> Rewriting:
     compiled = choose(problem).kernel.compiled
     if compiled and is_unpadded_pointwise(problem):
         return Rewrite(1, _pointwise(link), "one call, with weights packed once")
-    if compiled:
+    if compiled and "float32" not in broad_groups(problem):
         return "a compiled kernel computes it by itself"
     if (why := why_not_prepacked(problem)) is not None:
         return why
