@@ -75,7 +75,7 @@ sanitize:  ## run the kernels of each instruction set on random geometries under
 	@$(MAKE) --no-print-directory -j 2 $(SANITIZED)/driver
 	@for isa in $$($(SANITIZED)/driver); do \
 	  for entry in sums gradient separable separable_gradient deformable deformable_gradient pointwise pack \
-	      pointwise_gradient fused follow activation_gradient norm_sums normalize dynamic dynamic_gradient; do \
+	      pointwise_gradient normed_gradient fused follow activation_gradient norm_sums normalize dynamic dynamic_gradient; do \
 	    for fault in answers reads writes overflows; do \
 	      $(SANITIZED)/driver $$isa 9 0 $$fault $$entry >/dev/null 2>&1; \
 	      case $$? in 0|2) echo "$$fault of $$entry: not seen"; exit 1;; esac; \

@@ -13,6 +13,7 @@
 #include "deformable_trial.h"
 #include "dynamic_trial.h"
 #include "fused_trial.h"
+#include "normed_trial.h"
 #include "pointwise_trial.h"
 #include "separable_trial.h"
 
@@ -125,6 +126,14 @@ bool spoil(Kernels& kernels, const std::string& entry) {
       if (workspace) wrong->run(gradient.data, host);
       return floats;
     };
+  } else if (entry == "normed_gradient") {
+    kernels.normed_gradient = [](const Normed& norm, const Pointwise& call, const Pointwise* back,
+                                 const Matrix& gradient, float* workspace, const Host& host) {
+      const int64_t floats = right->normed_gradient(norm, call, back, gradient, workspace, host);
+      for (void* written : {gradient.data, back ? back->output.data : nullptr})
+        if (workspace && written) wrong->run(written, host);
+      return floats;
+    };
   } else if (entry == "follow") {
     kernels.follow = [](const Followed& call, const Host& host) {
       right->follow(call, host);
@@ -196,6 +205,7 @@ int run(const Kernels& kernels, int64_t count, int64_t first) {
     run_one<SeparableTrial>(kernels, seed, tally);
     run_one<DeformableTrial>(kernels, seed, tally);
     run_one<PointwiseTrial>(kernels, seed, tally);
+    run_one<NormedTrial>(kernels, seed, tally);
     run_one<FusedTrial>(kernels, seed, tally);
     run_one<DynamicTrial>(kernels, seed, tally);
   }

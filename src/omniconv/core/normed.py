@@ -25,34 +25,53 @@ def _operators() -> Any:
     return operators.batch_norm.default._op, operators.batch_norm_backward.default._op  # noqa: SLF001
 
 
+def batch_norm(norm: Any, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``norm`` and its activation of an input, the mean of each channel, and the variance."""
+    found: tuple[Tensor, Tensor, Tensor] = _operators()[0](input, norm.weight, norm.bias, norm.eps, norm.code())
+    return found
+
+
 class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch has no other base
     """A batch norm with an activation behind it; all else of it, its state dict too, is the norm's.
 
     In training on a CPU, float32 and bfloat16, both are one step: the input is kept, and nothing else of its size. Else
-    each is called by itself.
+    each is called by itself. A norm may take the convolution before it along (``ops/conv/normed.py``), whose parameters
+    stay in their place: ``convolution`` then has the module that stands there.
     """
 
     activation: nn.Module | None
+    convolution: tuple[Any, ...] = ()  # a module in a tuple is not one of this module's
 
     def forward(self, input: Tensor) -> Tensor:
+        for convolution in self.convolution:
+            output: Tensor | None = convolution.normed(self, input)
+            if output is not None:
+                return output
+            input = convolution.convolved(input)
         if self._at_once(input):
             return self._computed(input)
         output = super().forward(input)
         return output if self.activation is None else self.activation(output)
 
-    def _at_once(self, input: Any) -> bool:
+    def ready(self, input: Any) -> bool:
+        """Whether one step computes inputs of this kind, whatever their sizes."""
         if not self.training or is_dynamo_compiling() or _operators() is None or watching():
             return False
         tensors = (input, self.weight, self.bias, self._buffers.get("running_mean"), self._buffers.get("running_var"))
         if not plain(tensors) or current_listener() is not None or torch.is_autocast_enabled("cpu"):
             return False
-        if input.dtype not in TYPES or input.dim() < 2 or input.numel() < 2 * input.shape[1]:
+        if input.dtype not in TYPES or input.dim() < 2:
             return False
         if any(t is not None and (t.dtype is not input.dtype or not t.is_cpu) for t in tensors):
             return False
         if input.layout is not torch.strided or activation_code(self.activation) is None or hooked((self.activation,)):
             return False
         self._check_input_dim(input)
+        return True
+
+    def _at_once(self, input: Any) -> bool:
+        if not self.ready(input) or input.numel() < 2 * input.shape[1]:
+            return False
         return input.shape[1] == self.num_features and (input.is_contiguous() or input.movedim(1, -1).is_contiguous())
 
     def _computed(self, input: Tensor) -> Tensor:
@@ -60,18 +79,19 @@ class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             output, mean, variance = _Normed.apply(self, *tensors)
         else:
-            output, mean, variance = _operators()[0](input, self.weight, self.bias, self.eps, self._code())
-        self._remember(input, mean, variance)
+            output, mean, variance = batch_norm(self, input)
+        self.remember(input.numel() // input.shape[1], mean, variance)
         return output
 
-    def _code(self) -> int:
+    def code(self) -> int:
+        """The number of its activation."""
         code = activation_code(self.activation)
         assert code is not None  # noqa: S101  # as it was asked before
         return code
 
     @torch.no_grad()
-    def _remember(self, input: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, as torch does: the variance of one number fewer."""
+    def remember(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics by those of so many numbers, as torch does: the variance of one number fewer."""
         if not self.track_running_stats:
             return
         seen, running_mean, running_var = (
@@ -83,7 +103,6 @@ class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch
             return
         tracked = 1.0 if seen is None else float(seen)
         share = 1.0 / tracked if self.momentum is None else self.momentum
-        count = input.numel() // input.shape[1]
         running_mean.mul_(1 - share).add_(mean, alpha=share)
         running_var.mul_(1 - share).add_(variance, alpha=share * count / (count - 1))
 
@@ -134,8 +153,8 @@ class _Normed(torch.autograd.Function):
     def forward(
         ctx: Any, norm: _WithActivation, input: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.how = norm.eps, norm._code(), norm.activation  # noqa: SLF001
-        found: tuple[Tensor, Tensor, Tensor] = _operators()[0](input, weight, bias, *ctx.how[:2])
+        ctx.how = norm.eps, norm.code(), norm.activation
+        found = batch_norm(norm, input)
         ctx.mark_non_differentiable(*found[1:])
         ctx.save_for_backward(input, weight, bias, *found[1:])
         return found
@@ -148,7 +167,7 @@ class _Normed(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain((grad, input, weight, bias)):
 
             def parts(*tensors: Any) -> Tensor:
-                return _by_parts(activation, epsilon, *tensors[:3])
+                return normed_by_parts(activation, epsilon, *tensors[:3])
 
             found = through(parts, (input, weight, bias), None, grad, needed, graph=torch.is_grad_enabled())
             return None, *found
@@ -158,6 +177,9 @@ class _Normed(torch.autograd.Function):
         )
 
 
-def _by_parts(activation: Part, epsilon: float, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def normed_by_parts(
+    activation: Part, epsilon: float, input: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """The norm and the activation, as torch computes them."""
     output = F.batch_norm(input, None, None, weight, bias, training=True, eps=epsilon)
     return output if activation is None else activation(output)

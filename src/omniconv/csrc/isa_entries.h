@@ -12,6 +12,8 @@ void sums(const Problem&, bool scatter, const View& input, const View& output, c
 int64_t pointwise(const Pointwise&, float* workspace, const Host&);
 int64_t pack(const Pointwise&, float* to, const Host&);
 int64_t pointwise_gradient(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
+int64_t normed_gradient(const Normed&, const Pointwise&, const Pointwise* back, const Matrix& gradient,
+                        float* workspace, const Host&);
 int64_t fused(const Fused&, float* workspace, const Host&);
 void follow(const Followed&, const Host&);
 int64_t activation_gradient(const ActivationGradient&, float* workspace, const Host&);

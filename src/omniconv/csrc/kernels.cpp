@@ -102,8 +102,9 @@ extern const Kernels OMNICONV_NAME(OMNICONV_ISA);
 const Kernels OMNICONV_NAME(OMNICONV_ISA) = {OMNICONV_TEXT(OMNICONV_ISA), OMNICONV_ISA::sums, gradient, separable,
                                               separable_gradient, deformable, deformable_gradient,
                                               OMNICONV_ISA::pointwise, OMNICONV_ISA::pack,
-                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::fused,
-                                              OMNICONV_ISA::follow, OMNICONV_ISA::activation_gradient,
+                                              OMNICONV_ISA::pointwise_gradient, OMNICONV_ISA::normed_gradient,
+                                              OMNICONV_ISA::fused, OMNICONV_ISA::follow,
+                                              OMNICONV_ISA::activation_gradient,
                                               OMNICONV_ISA::norm_sums, OMNICONV_ISA::normalize,
                                               OMNICONV_ISA::dynamic, OMNICONV_ISA::dynamic_gradient};
 

@@ -168,6 +168,11 @@ struct Kernels {
   int64_t (*pack)(const Pointwise&, float* to, const Host&);
   // The gradient of its weights, from that of the sums of the products in the place of the output.
   int64_t (*pointwise_gradient)(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
+  // The same through a norm behind the convolution, whose gradient and input (the sums) have one layout with channels
+  // side by side, and (back, or null) the convolution of what the norm gives back, whose output lies without gaps; it
+  // returns no floats where that is more work than each by itself.
+  int64_t (*normed_gradient)(const Normed&, const Pointwise&, const Pointwise* back, const Matrix& gradient,
+                             float* workspace, const Host&);
   // All of them at once; its workspace, and packed weights, likewise.
   int64_t (*fused)(const Fused&, float* workspace, const Host&);
   // In place, activation(affine(numbers) + addend).

@@ -4,6 +4,7 @@
 #include "follow_pass.h"
 #include "fused_sums.h"
 #include "isa_entries.h"
+#include "normed_gradient.h"
 #include "pointwise_gradient.h"
 #include "pointwise_sums.h"
 
@@ -24,6 +25,14 @@ int64_t pointwise_gradient(const Pointwise& call, const Matrix& gradient, float*
   const auto run = call.input.type == Type::float32 ? omniconv::pointwise_gradient<float>
                                                     : omniconv::pointwise_gradient<bf16>;
   return run(call, gradient, workspace, host);
+}
+
+int64_t normed_gradient(const Normed& norm, const Pointwise& call, const Pointwise* back, const Matrix& gradient,
+                        float* workspace, const Host& host) {
+  const NormedGradient sums(norm, call, back, gradient, host);
+  if (!sums.pays()) return 0;
+  if (workspace) sums.run(workspace);
+  return sums.floats();
 }
 
 int64_t fused(const Fused& call, float* workspace, const Host& host) {

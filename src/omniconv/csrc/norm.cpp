@@ -2,19 +2,11 @@
 // omniconv::batch_norm: in training, with an activation behind it; and the way back through both.
 #include <cmath>
 
+#include "norm.h"
 #include "pointwise.h"
-#include "rows.h"
 
 namespace omniconv {
 namespace {
-
-// Numbers of each channel, one line after the other.
-struct Lines {
-  int64_t channels;
-  Workspace memory;
-  Lines(int64_t count, int64_t channels) : channels(channels), memory(count * channels) {}
-  float* line(int64_t number) const { return memory.data + number * channels; }
-};
 
 void read(const char* name, const MaybeTensor& tensor, const Rows& lie, float* to, float otherwise) {
   MaybeTensor own;
@@ -113,22 +105,38 @@ Normal batch_norm(Tensor input, MaybeTensor weight, MaybeTensor bias, double eps
   return found;
 }
 
-// The gradients of input, weight and bias.
-Normal batch_norm_backward(Tensor grad, Tensor input, MaybeTensor weight, MaybeTensor bias, Tensor mean,
-                           Tensor variance, double epsilon, int64_t number) {
-  const Rows lie("input", input);
+Normed checked(const Rows& lie, const Tensor& input, int64_t number) {
   STD_TORCH_CHECK(lie.rows > 0, "`input` must have numbers");
-  check("grad", grad, lie.seen, lie.seen.sizes, lie.seen.dim);
+  return begun(lie, input, activation(number));
+}
+
+Tensor alike(const Rows& lie, const char* name, const Tensor& tensor) {
+  check(name, tensor, lie.seen, lie.seen.sizes, lie.seen.dim);
+  return lie.alike(tensor);
+}
+
+Tensor line_of(const Rows& lie, const char* name, const Tensor& tensor) {
   Seen exact = lie.seen;
   exact.dtype = aoti_torch_dtype_float32();
-  check("mean", mean, exact, &lie.channels, 1);
-  check("variance", variance, exact, &lie.channels, 1);
-  const Tensor from = lie.alike(grad), middle = in_order(mean), spread = in_order(variance);
+  check(name, tensor, exact, &lie.channels, 1);
+  return in_order(tensor);
+}
+
+}  // namespace
+
+NormBack::NormBack(const Tensor& grad_, const Tensor& input, const MaybeTensor& weight, const MaybeTensor& bias,
+                   const Tensor& mean, const Tensor& variance, double epsilon, int64_t number)
+    : lie("input", input),
+      grad(alike(lie, "grad", grad_)),
+      middle(line_of(lie, "mean", mean)),
+      spread(line_of(lie, "variance", variance)),
+      own(7, lie.channels),
+      call(checked(lie, input, number)),
+      of_weight(numbers(lie)),
+      of_bias(numbers(lie)) {
   const float *at = static_cast<const float*>(middle.data_ptr()), *wide = static_cast<const float*>(spread.data_ptr());
-  Normed call = begun(lie, input, activation(number));
-  call.grad = from.data_ptr();
+  call.grad = grad.data_ptr();
   const double count = double(lie.rows * lie.length / lie.channels);
-  const Lines own(7, lie.channels);
   float *scale = own.line(0), *shift = own.line(1), *factor = own.line(2), *added = own.line(3);
   float *of_grad = own.line(4), *of_input = own.line(5), *rest = own.line(6);
   read("weight", weight, lie, factor, 1);
@@ -141,13 +149,11 @@ Normal batch_norm_backward(Tensor grad, Tensor input, MaybeTensor weight, MaybeT
   call.affine = {scale, shift};
   call.pilot = at;
   const std::vector<double> totals = sums(call);
-  Normal found(empty(lie.seen.sizes, lie.seen.dim, lie.seen, lie.by_rows), numbers(lie), numbers(lie));
-  float* of_weight = static_cast<float*>(std::get<1>(found).data_ptr());
-  float* of_bias = static_cast<float*>(std::get<2>(found).data_ptr());
+  float *to_weight = static_cast<float*>(of_weight.data_ptr()), *to_bias = static_cast<float*>(of_bias.data_ptr());
   for (int64_t c = 0; c < lie.channels; ++c) {
     const double steep = 1 / std::sqrt(double(wide[c]) + epsilon), slope = factor[c] * steep;
-    of_bias[c] = float(totals[c]);
-    of_weight[c] = float(totals[lie.channels + c] * steep);
+    to_bias[c] = float(totals[c]);
+    to_weight[c] = float(totals[lie.channels + c] * steep);
     const double curve = -slope * steep * steep * totals[lie.channels + c] / count;
     of_grad[c] = float(slope);
     of_input[c] = float(curve);
@@ -156,9 +162,22 @@ Normal batch_norm_backward(Tensor grad, Tensor input, MaybeTensor weight, MaybeT
   call.of_grad = of_grad;
   call.of_input = of_input;
   call.rest = rest;
-  call.to = std::get<0>(found).data_ptr();
+}
+
+Tensor NormBack::of_input() {
+  Tensor found = empty(lie.seen.sizes, lie.seen.dim, lie.seen, lie.by_rows);
+  call.to = found.data_ptr();
   kernels().normalize(call, host());
   return found;
+}
+
+namespace {
+
+// The gradients of input, weight and bias.
+Normal batch_norm_backward(Tensor grad, Tensor input, MaybeTensor weight, MaybeTensor bias, Tensor mean,
+                           Tensor variance, double epsilon, int64_t number) {
+  NormBack back(grad, input, weight, bias, mean, variance, epsilon, number);
+  return {back.of_input(), back.of_weight, back.of_bias};
 }
 
 }  // namespace

@@ -123,14 +123,14 @@ struct NormPass : Passes {
 
   template <class Own, class Function>
   OMNICONV_INLINE void write(int64_t at, int64_t some, const Own& own, Function activation) const {
+    store_count(static_cast<T*>(call.to) + at, result(at, some, own, activation), some);
+  }
+
+  template <class Own, class Function>
+  OMNICONV_INLINE vec result(int64_t at, int64_t some, const Own& own, Function activation) const {
     const vec x = input(at, some), scale = own(call.affine.scale), shift = own(call.affine.shift);
-    vec found;
-    if (call.grad) {
-      found = own(call.of_grad) * share(at, some, x, scale, shift, activation) + (own(call.of_input) * x + own(call.rest));
-    } else {
-      found = Function::of(scale * x + shift);
-    }
-    store_count(static_cast<T*>(call.to) + at, found, some);
+    if (!call.grad) return Function::of(scale * x + shift);
+    return own(call.of_grad) * share(at, some, x, scale, shift, activation) + (own(call.of_input) * x + own(call.rest));
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "convolve.h"
+#include "norm.h"
 
 namespace omniconv {
 
@@ -45,5 +46,8 @@ struct Follow {
 
 Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow = {});
 Gradients pointwise_gradients(const Call& call, const Tensor& grad, const Tensor& input, int64_t wanted);
+// Those of input and weight through a norm behind the convolution, in one; none where each by itself is less work.
+std::optional<Gradients> pointwise_gradients(const Call& call, const NormBack& norm, const Tensor& input,
+                                             int64_t wanted);
 
 }  // namespace omniconv

@@ -87,6 +87,11 @@ struct PointwiseGradient {
       Task task;
       while (dealer.deal(task)) sum(task.block * row_band, task.first_row * lane_band, task.sample, workspace);
     });
+    end(workspace, threads);
+  }
+
+  // The gradient from the sums of all parts.
+  void end(float* workspace, int64_t threads) const {
     if (in_place) return;
     const int64_t blocks = ceil_div(rows.channels, V);
     run_tasks(host, Split::of_units(least(threads, blocks), 1, blocks, true), [&](Dealer& dealer) {
@@ -116,25 +121,43 @@ struct PointwiseGradient {
     Arena arena{static_cast<char*>(host.scratch(whole_lines(AT_ONCE * TILE_WIDTH * 4) + whole_lines(copied * 4)))};
     float* panel = arena.take<float>(AT_ONCE * TILE_WIDTH);
     float* copy = arena.take<float>(copied);
-    float* sums = in_place ? static_cast<float*>(gradient.data) : workspace + number * rows.channels * pitch;
-    const int64_t sums_row = in_place ? gradient.row : pitch;
+    float* sums = sums_of(number, workspace);
+    for (int64_t begin = start; begin < end || begin == 0; begin += AT_ONCE)
+      add(rows, lanes, {begin, least(AT_ONCE, end - begin), begin == start}, {first_row, end_row, first_lane, end_lane},
+          panel, copy, sums);
+  }
+
+  float* sums_of(int64_t number, float* workspace) const {
+    return in_place ? static_cast<float*>(gradient.data) : workspace + number * rows.channels * pitch;
+  }
+
+  // Positions, and whether nothing was added up before them.
+  struct Block {
+    int64_t begin, count;
+    bool first;
+  };
+  // Of the sums.
+  struct Area {
+    int64_t first_row, end_row, first_lane, end_lane;
+  };
+
+  void add(const Side& of_rows, const Side& of_lanes, const Block& block, const Area& area, float* panel, float* copy,
+           float* sums) const {
+    const int64_t sums_row = in_place ? gradient.row : pitch, first_row = area.first_row;
     constexpr float INFINITE = __builtin_inff();
-    for (int64_t begin = start; begin < end || begin == 0; begin += AT_ONCE) {
-      const int64_t count = least(AT_ONCE, end - begin);
-      TileCall tile{0, 0, count, sums_row, false, 0, begin > start, 0, -INFINITE, INFINITE};
-      const float* a = left(begin, count, first_row, end_row, copy, tile.a_row);
-      for (int64_t lane = first_lane; lane < end_lane; lane += TILE_WIDTH) {
-        const int64_t some = least(TILE_WIDTH, lanes.channels - lane), width = whole_vectors(some);
-        right(begin, count, lane, some, width, panel);
-        tile.b_row = width;
-        for (int64_t row = first_row; row < end_row;) {
-          const int64_t height = ceil_div(end_row - row, ceil_div(end_row - row, TILE_HEIGHT));
-          const auto& tiles = plan.by_rows ? SUM_TILES<true> : SUM_TILES<false>;
-          const float* own = a + (row - first_row) * (plan.by_rows ? 1 : tile.a_row);
-          tiles.of[height][width / V](tile, own, panel, NONE, sums + row * sums_row + lane,
-                                      in_place ? some - width + V : V, {});
-          row += height;
-        }
+    TileCall tile{0, 0, block.count, sums_row, false, 0, !block.first, 0, -INFINITE, INFINITE};
+    const float* a = left(of_rows, block, first_row, area.end_row, copy, tile.a_row);
+    for (int64_t lane = area.first_lane; lane < area.end_lane; lane += TILE_WIDTH) {
+      const int64_t some = least(TILE_WIDTH, lanes.channels - lane), width = whole_vectors(some);
+      right(of_lanes, block, lane, some, width, panel);
+      tile.b_row = width;
+      for (int64_t row = first_row; row < area.end_row;) {
+        const int64_t height = ceil_div(area.end_row - row, ceil_div(area.end_row - row, TILE_HEIGHT));
+        const auto& tiles = plan.by_rows ? SUM_TILES<true> : SUM_TILES<false>;
+        const float* own = a + (row - first_row) * (plan.by_rows ? 1 : tile.a_row);
+        tiles.of[height][width / V](tile, own, panel, NONE, sums + row * sums_row + lane,
+                                    in_place ? some - width + V : V, {});
+        row += height;
       }
     }
   }
@@ -156,7 +179,9 @@ struct PointwiseGradient {
   }
 
   // The first factor of tiles: the tensor itself, or a copy.
-  const float* left(int64_t begin, int64_t count, int64_t first, int64_t end, float* copy, int64_t& a_row) const {
+  const float* left(const Side& rows, const Block& block, int64_t first, int64_t end, float* copy,
+                    int64_t& a_row) const {
+    const int64_t begin = block.begin, count = block.count;
     const int64_t sample = begin / most(plan.positions, 1), position = begin % most(plan.positions, 1);
     const View& view = rows.view;
     const bool floats = sizeof(T) == sizeof(float) && rows.places.even && count > 0;
@@ -199,8 +224,8 @@ struct PointwiseGradient {
   }
 
   // The second factor: position by position, `some` channels from `lane` on.
-  void right(int64_t begin, int64_t count, int64_t lane, int64_t some, int64_t width, float* panel) const {
-    each_run(begin, count, [&](int64_t of, int64_t from, int64_t offset, int64_t run) {
+  void right(const Side& lanes, const Block& block, int64_t lane, int64_t some, int64_t width, float* panel) const {
+    each_run(block.begin, block.count, [&](int64_t of, int64_t from, int64_t offset, int64_t run) {
       float* to = panel + offset * width;
       const T* base = at(lanes, of, lane);
       if (plan.by_rows) {

@@ -127,16 +127,15 @@ struct PointwiseSums {
     const Split split = Split::of_units(least(plan.threads, most(units * bands, 1)), bands, units, !by_outputs);
     bool changed = false;
     run_tasks(host, split, [&](Dealer& dealer) {
+      Room room(*this);
       Task task;
-      int64_t copied = -1;  // the unit whose rows the thread has copied
       while (dealer.deal(task)) {
         const Watch watch(call, task.first_row * bands + task.block, units * bands);
         const int64_t first = band_at(task.block), end = least(band_at(task.block + 1), call.outputs);
         if (plan.by_rows) {
-          sum_rows(task.first_row * length, first, end, weights, bias, task.first_row == copied);
-          copied = task.first_row;
+          sum_rows(task.first_row, first, end, weights, bias, room);
         } else {
-          sum_panel(task.first_row, first, end, weights, weight_row, bias);
+          sum_panel(task.first_row, first, end, weights, weight_row, bias, room);
         }
         if (!watch.same()) __atomic_store_n(&changed, true, __ATOMIC_RELAXED);
       }
@@ -171,21 +170,34 @@ struct PointwiseSums {
             near && call.activation == Activation::relu6 ? 6 : INFINITE};
   }
 
-  // Positions begin … begin + length - 1 of all samples, for the outputs first … end - 1. copied: the thread's copy of
-  // them is there.
-  void sum_rows(int64_t begin, int64_t first, int64_t end, const float* weights, const float* bias, bool copied) const {
-    const int64_t last_row = least(begin + length, call.batch * plan.positions), pitch = plan.weight_pitch();
-    Arena arena{static_cast<char*>(
-        host.scratch(whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(direct ? 0 : length * pitch * 4)))};
-    float* sums = arena.take<float>(TILE_HEIGHT * TILE_WIDTH);
-    const float* rows = reinterpret_cast<const float*>(arena.at);
-    int64_t a_row = pitch;
+  // What a thread keeps from task to task: a tile, and rows of inputs, or positions of a panel.
+  struct Room {
+    float *tile, *copy;
+    int64_t unit = -1;  // whose rows are copied
+
+    explicit Room(const PointwiseSums& sums) {
+      const int64_t rows = sums.direct ? 0 : sums.length * sums.plan.weight_pitch();
+      const int64_t copied = sums.plan.by_rows ? rows : sums.call.inputs * TILE_WIDTH;
+      const int64_t bytes = whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(copied * 4);
+      Arena arena{static_cast<char*>(sums.host.scratch(bytes))};
+      tile = arena.take<float>(TILE_HEIGHT * TILE_WIDTH);
+      copy = reinterpret_cast<float*>(arena.at);
+    }
+  };
+
+  // The positions of a unit, counted over all samples, for the outputs first … end - 1.
+  void sum_rows(int64_t unit, int64_t first, int64_t end, const float* weights, const float* bias, Room& room) const {
+    const int64_t begin = unit * length, last_row = least(begin + length, call.batch * plan.positions);
+    const float* rows = room.copy;
+    int64_t a_row = plan.weight_pitch();
     if (direct) {
       rows = static_cast<const float*>(call.input.data) + begin * from.step[2];
       a_row = from.step[2];
-    } else if (!copied) {
-      copy_rows(reinterpret_cast<float*>(arena.at), begin, last_row);
+    } else if (unit != room.unit) {
+      copy_rows(room.copy, begin, last_row);
+      room.unit = unit;
     }
+    float* sums = room.tile;
     // Of the next panel, a share for each tile.
     const int64_t tiles = most(ceil_div(last_row - begin, TILE_HEIGHT), 1);
     const int64_t lines = ceil_div(call.inputs * TILE_WIDTH / V, tiles);
@@ -227,14 +239,11 @@ struct PointwiseSums {
 
   // The positions of a panel, for the outputs first … end - 1.
   void sum_panel(int64_t unit, int64_t first, int64_t end, const float* weights, int64_t weight_row,
-                 const float* bias) const {
+                 const float* bias, const Room& room) const {
     const int64_t panels = ceil_div(plan.positions, TILE_WIDTH), sample = unit / panels;
     const int64_t begin = unit % panels * TILE_WIDTH, lanes = least(TILE_WIDTH, plan.positions - begin);
     const int64_t width = whole_vectors(lanes), last = lanes - width + V;
-    Arena arena{static_cast<char*>(
-        host.scratch(whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(call.inputs * width * 4)))};
-    float* sums = arena.take<float>(TILE_HEIGHT * TILE_WIDTH);
-    float* panel = reinterpret_cast<float*>(arena.at);
+    float *sums = room.tile, *panel = room.copy;
     pack_positions(panel, width, sample, begin, lanes);
     const int64_t channel = call.output.channel;
     const TileCall tile = tile_call(weight_row, width, near ? channel : TILE_WIDTH);

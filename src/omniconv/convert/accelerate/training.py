@@ -60,8 +60,7 @@ def for_training(
     own.train()
     for takes in (True, False):  # a forward may read what is between a norm and the activation that it took along
         network, changes, left = exchanged(copy.deepcopy(own), takes=takes)
-        whole = _proved(own, network, args, kwargs) if changes and verify else {}
-        wrong = next((_said(name, found) for name, found in whole.items() if not found.holds), "")
+        whole, wrong = _proved(own, network, args, kwargs) if changes and verify else ({}, "")
         if not wrong or all(len(entry.steps) == 1 for entry in changes):
             break
     said: dict[str, Any] = {"left": left}
@@ -81,19 +80,26 @@ def _said(name: str, found: Distance) -> str:
     return f"{name}: {found.ours:.1e}, allowed {found.allowed:.1e}"
 
 
-def _proved(own: nn.Module, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Distance]:
+def _proved(
+    own: nn.Module, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Distance], str]:
+    """How far a step is, and what is wrong with it, or ""."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
-            return compared(own, network, args, kwargs)
+            whole = compared(own, network, args, kwargs)
         except _ExampleError as error:
             raise ValueError(f"`example_input` is not what the model takes: {error}") from error
+        except _CopyError as error:
+            return {}, f"the faster one raised {error}"
+    return whole, next((_said(name, found) for name, found in whole.items() if not found.holds), "")
 
 
 def exchanged(network: nn.Module, *, takes: bool = True) -> tuple[nn.Module, list[Entry], dict[str, str]]:
     """Put faster layers into ``network``, which keeps its state dict; it, what was put, and why a convolution was left.
 
     A batch norm or a linear map ``takes`` the activation behind it along where an ``nn.Sequential`` says that nothing
-    else reads it. One that stands in several places is exchanged by one layer.
+    else reads it, and a norm the convolution of one tap before it. One that stands in several places is exchanged by
+    one layer.
     """
     swapped = swap(network)
     network = swapped.model
@@ -119,7 +125,10 @@ def exchanged(network: nn.Module, *, takes: bool = True) -> tuple[nn.Module, lis
             parent.add_module(name, layer)
             if activation:
                 parent.add_module(activation, nn.Identity())
-            steps = tuple(f"{path}.{step}" if path else step for step in (name, activation) if step)
+            before = _before(parent, name, places) if takes and kind == "norm" and places[id(module)] == 1 else ""
+            if before:
+                layer.convolution = (parent.get_submodule(before),)  # type: ignore[assignment]  # as a norm has it
+            steps = tuple(f"{path}.{step}" if path else step for step in (before, name, activation) if step)
             entries.append(Entry(steps, type(layer).__name__, WHY[kind], HOW[kind]))
     return network, entries, dict(swapped.left)
 
@@ -154,12 +163,31 @@ def _behind(parent: nn.Module, name: str) -> str:
     return following if activation_code(activation) and not hooked((activation,)) else ""
 
 
+def _before(parent: nn.Module, name: str, places: Counter[int]) -> str:
+    """The name of the convolution that a norm alone reads and takes along, its parameters left in its place, or ""."""
+    if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
+        return ""
+    earlier = {later: one for one, later in pairwise(_steps(parent))}.get(name, "")
+    layer = _steps(parent).get(earlier)
+    if not isinstance(layer, PlannedLayer) or places[id(layer)] != 1 or awaited(layer) or hooked((layer,)):
+        return ""
+    for family in families().values():
+        offer = getattr(family.part("rewrites"), "normed", None) if family.rewrites else None
+        found: nn.Module | None = offer(layer, parent.get_submodule(name)) if offer else None
+        if found is not None:
+            _hand_over(layer, found)
+            parent.add_module(earlier, found.train(layer.training))
+            return earlier
+    return ""
+
+
 def apart(network: nn.Module) -> None:
     """Put the layers of torch that it was made from in the places of those for training, activations behind them."""
     for parent in list(network.modules()):
         for name, layer in _steps(parent).items():
             if type(layer) in LAYERS.values():
                 plain, activation = parts_of(layer)  # type: ignore[arg-type]  # as its type says
+                _give_back(parent, layer)
             elif isinstance(layer, nn.Linear) and type(layer).__module__.startswith("omniconv."):
                 plain, activation = _torchs_linear(layer), layer.activation  # type: ignore[assignment]  # as ours has it
             else:
@@ -174,6 +202,13 @@ def apart(network: nn.Module) -> None:
                 parent.add_module(name, nn.Sequential(plain, activation))
 
 
+def _give_back(parent: nn.Module, norm: Any) -> None:
+    """The convolution that a norm took along."""
+    for convolution in norm.convolution:
+        for name in [name for name, module in _steps(parent).items() if module is convolution]:
+            parent.add_module(name, convolution.layer)
+
+
 def _torchs_linear(layer: nn.Linear) -> nn.Linear:
     plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     plain.weight, plain.bias = layer.weight, layer.bias
@@ -182,6 +217,10 @@ def _torchs_linear(layer: nn.Linear) -> nn.Linear:
 
 class _ExampleError(Exception):
     """The model does not take the example."""
+
+
+class _CopyError(Exception):
+    """The copy with faster layers does not take what the model does."""
 
 
 def compared(own: nn.Module, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Distance]:
@@ -204,7 +243,10 @@ def _compared(own: nn.Module, network: nn.Module, args: Any, kwargs: Any) -> tup
     own, twin, network = (_without_chance(copy.deepcopy(one)) for one in (own, own, network))
     theirs = _trained(own, args, kwargs)
     exact = _trained(twin.double(), *widened((args, kwargs)))
-    ours = _trained(network, args, kwargs)
+    try:
+        ours = _trained(network, args, kwargs)
+    except _ExampleError as error:
+        raise _CopyError(str(error)) from error
     far = _altogether(exact[1], theirs[1]), _altogether(exact[1], ours[1])
     eps = max((torch.finfo(gradient.dtype).eps for gradient in theirs[1].values()), default=0.0)
     gradients = Distance(far[1], far[0], TIMES * far[0] + ROUNDINGS * eps, 1.0)

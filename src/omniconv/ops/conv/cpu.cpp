@@ -64,6 +64,22 @@ Tensor followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bia
   return pointwise(call, input, bias, {addend, packed, after.affine(), call.follows});
 }
 
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// The way back through conv_native without a bias, and batch_norm of its output: the gradients of input, weight, and
+// the weight and bias of the norm.
+FourTensors normed_backward(Tensor grad, Tensor output, Tensor input, Tensor weight, MaybeTensor norm_weight,
+                            MaybeTensor norm_bias, Tensor mean, Tensor variance, double epsilon, int64_t activation,
+                            Numbers numbers, int64_t wanted) {
+  const ConvCall call(input, weight, {}, numbers);
+  STD_TORCH_CHECK(is_pointwise(call.bound.problem), "the kernel must have one tap, and no padding");
+  check("output", output, call.input, call.output, call.input.dim);
+  NormBack norm(grad, output, norm_weight, norm_bias, mean, variance, epsilon, activation);
+  std::optional<Gradients> found = pointwise_gradients(call, norm, input, wanted);
+  if (!found) found = pointwise_gradients(call, wanted ? norm.of_input() : output, input, wanted);
+  return {std::get<0>(*found), std::get<1>(*found), norm.of_weight, norm.of_bias};
+}
+
 // The weights of pointwise convolutions of such inputs; whether each call looks if some of them have changed.
 Tensor packed(Tensor input, Tensor weight, bool watched) {
   const Seen seen = check("input", input, weight.dim()), filters = check("weight", weight, weight.dim());
@@ -86,11 +102,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
   library.def(
       "pointwise_followed(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor[] norm, float epsilon, "
       "Tensor? addend, SymInt[] numbers) -> Tensor");
+  library.def(
+      "pointwise_normed_backward(Tensor grad, Tensor output, Tensor input, Tensor weight, Tensor? norm_weight, "
+      "Tensor? norm_bias, Tensor mean, Tensor variance, float epsilon, int activation, SymInt[] numbers, int wanted) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) {
   library.impl("pointwise_pack", TORCH_BOX(&packed));
   library.impl("pointwise_followed", TORCH_BOX(&followed));
+  library.impl("pointwise_normed_backward", TORCH_BOX(&normed_backward));
   library.impl("conv_native", TORCH_BOX(&forward));
   library.impl("conv_native_raw", TORCH_BOX(&forward));
   library.impl("conv_native_backward", TORCH_BOX(&backward));

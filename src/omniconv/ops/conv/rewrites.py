@@ -13,6 +13,7 @@ from omniconv.core.choose import broad_groups, choose
 
 from . import FAMILY, is_unpadded_pointwise
 from .layer import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
+from .normed import handed
 from .prepacked import PrepackedConv, why_not_prepacked
 
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
@@ -53,3 +54,8 @@ def _linear(link: Link) -> Rewriting:
     )
     made.weight, made.bias = layer.weight, layer.bias
     return Rewrite(1, made.train(mode=False), "one call, with weights packed once")
+
+
+def normed(layer: Any, norm: nn.Module) -> nn.Module | None:
+    """In training: what stands in the place of a convolution that the ``norm`` behind it computes, if one can be."""
+    return handed(layer, norm)
