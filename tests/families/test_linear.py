@@ -161,6 +161,27 @@ def test_gradients_of_one_step(activation, bias, added, needed, steps):
 
 
 @needs_library
+@pytest.mark.parametrize("needed", ["all", "input", "weight", "bias"])
+@pytest.mark.parametrize("activation", [None, torch.nn.GELU()])
+def test_gradients_of_many_rows(activation, needed, steps, monkeypatch):
+    """Whose products on the way back are the library's too."""
+    own, right = [], linear._own_products
+    monkeypatch.setattr(linear, "_own_products", lambda *given: own.append(1) or right(*given))
+    layer, x = recorded(linear.LEAST_OWN_ROWS + 2, (84, 100), activation=activation)
+    for name, tensor in (("input", x), ("weight", layer.weight), ("bias", layer.bias)):
+        tensor.requires_grad_(needed in ("all", name))
+    twin, wide = copy.deepcopy(layer).double(), x.detach().double().requires_grad_(x.requires_grad)
+    grad = torch.randn(2, len(x[0]), 100)
+    layer(x).backward(grad)
+    twin(wide).backward(grad.double())
+    assert len(steps) == len(own) == 1
+    for one, other in zip((x, *layer.parameters()), (wide, *twin.parameters()), strict=True):
+        assert (one.grad is None) == (other.grad is None) == (not one.requires_grad)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-4, atol=1e-3)
+
+
+@needs_library
 def test_what_is_small_or_of_another_type_is_torchs(steps):
     layer, x = recorded()
     layer(x[:, :100])

@@ -60,27 +60,41 @@ struct NormedGradient {
     for (int64_t begin = start; begin < end; begin += AT_ONCE) {
       const int64_t count = least(AT_ONCE, end - begin);
       make(begin, count, between);
-      if (back) sum_back(begin, count, between, turned);
+      Later later = read_next(begin + AT_ONCE, end);
+      if (back) sum_back(begin, count, between, turned, later);
       const View view = seen(between, begin);
       const Sides::Side output{view, Places(call.size, view), call.outputs};
       const bool flipped = sides.flipped;
       sides.add(flipped ? sides.rows : output, flipped ? output : sides.lanes, {begin, count, begin == start},
-                {0, rows, 0, lanes}, panel, copy, sides.sums_of(part, workspace));
+                {0, rows, 0, lanes}, panel, copy, sides.sums_of(part, workspace), later);
     }
+  }
+
+  // What the block behind this one is made of.
+  Later read_next(int64_t begin, int64_t end) const {
+    const int64_t count = most(least(AT_ONCE, end - begin), 0), outputs = sides.call.outputs;
+    const int64_t back_tiles = back ? ceil_div(back->outputs, TILE_WIDTH) * ceil_div(AT_ONCE, TILE_HEIGHT) : 0;
+    const auto stretch = [&](const void* of) {
+      return Ahead{static_cast<const float*>(of) + begin * outputs, count * outputs / V};
+    };
+    return Later({stretch(norm.call.input), stretch(norm.call.grad),
+                  sides.stretch(sides.flipped ? sides.rows : sides.lanes, begin, count)}, sides.tiles() + back_tiles);
   }
 
   void make(int64_t begin, int64_t count, float* to) const {
     const int64_t outputs = sides.call.outputs;
     with_activation(norm.call.activation, [&](auto activation) {
-      for (int64_t row = 0; row < count; ++row)
-        each_vector(outputs, [&](int64_t c, int64_t some) {
-          const auto own = [&](const float* of) { return load_count(of + c, some); };
-          store(to + row * pitch + c, norm.result((begin + row) * outputs + c, some, own, activation));
-        });
+      norm.each_few(begin, begin + count, [&](int64_t first, int64_t last, int64_t c, int64_t some, auto vectors) {
+        for (int n = 0; n < decltype(vectors)::value; ++n, c += V) {
+          const NormPass<float>::Own own(norm.call, [&](const float* of) { return load_count(of + c, some); });
+          for (int64_t row = first; row < last; ++row)
+            store(to + (row - begin) * pitch + c, norm.result(row * outputs + c, some, own, activation));
+        }
+      });
     });
   }
 
-  void sum_back(int64_t begin, int64_t count, const float* between, const float* turned) const {
+  void sum_back(int64_t begin, int64_t count, const float* between, const float* turned, Later& later) const {
     constexpr float INFINITE = __builtin_inff();
     const int64_t step = back->outputs;
     float* out = static_cast<float*>(back->output.data) + begin * step;
@@ -89,7 +103,7 @@ struct NormedGradient {
       const TileCall tile{pitch, width, back->inputs, step, false, 0, false, 0, -INFINITE, INFINITE};
       each_tile(0, count, [&](int64_t row, int64_t some) {
         SUM_TILES<false>.of[some][width / V](tile, between + row * pitch, turned + o * back->inputs, Sides::NONE,
-                                             out + row * step + o, lanes - width + V, {});
+                                             out + row * step + o, lanes - width + V, later.next());
       });
     }
   }

@@ -122,10 +122,25 @@ struct PointwiseGradient {
     float* panel = arena.take<float>(AT_ONCE * TILE_WIDTH);
     float* copy = arena.take<float>(copied);
     float* sums = sums_of(number, workspace);
-    for (int64_t begin = start; begin < end || begin == 0; begin += AT_ONCE)
-      add(rows, lanes, {begin, least(AT_ONCE, end - begin), begin == start}, {first_row, end_row, first_lane, end_lane},
-          panel, copy, sums);
+    const Area area{first_row, end_row, first_lane, end_lane};
+    for (int64_t begin = start; begin < end || begin == 0; begin += AT_ONCE) {
+      const int64_t next = begin + AT_ONCE, more = most(least(AT_ONCE, end - next), 0);
+      Later later({stretch(rows, next, more), stretch(lanes, next, more)}, tiles());
+      add(rows, lanes, {begin, least(AT_ONCE, end - begin), begin == start}, area, panel, copy, sums, later);
+    }
   }
+
+  // The numbers of a side at so many positions, where a task reads all of them and they lie without gaps.
+  Ahead stretch(const Side& side, int64_t begin, int64_t count) const {
+    const int64_t step = side.places.step[2];
+    const bool dense = plan.by_rows && side.places.even && step == side.channels &&
+                       (call.batch == 1 || side.view.batch == plan.positions * step);
+    if (sizeof(T) != sizeof(float) || !dense || count == 0 || row_bands * lane_bands > 1) return {};
+    return {reinterpret_cast<const float*>(at(side, 0, 0)) + begin * step, count * step / V};
+  }
+
+  // Of a block of positions.
+  int64_t tiles() const { return ceil_div(lanes.channels, TILE_WIDTH) * ceil_div(rows.channels, TILE_HEIGHT); }
 
   float* sums_of(int64_t number, float* workspace) const {
     return in_place ? static_cast<float*>(gradient.data) : workspace + number * rows.channels * pitch;
@@ -142,7 +157,7 @@ struct PointwiseGradient {
   };
 
   void add(const Side& of_rows, const Side& of_lanes, const Block& block, const Area& area, float* panel, float* copy,
-           float* sums) const {
+           float* sums, Later& later) const {
     const int64_t sums_row = in_place ? gradient.row : pitch, first_row = area.first_row;
     constexpr float INFINITE = __builtin_inff();
     TileCall tile{0, 0, block.count, sums_row, false, 0, !block.first, 0, -INFINITE, INFINITE};
@@ -156,7 +171,7 @@ struct PointwiseGradient {
         const auto& tiles = plan.by_rows ? SUM_TILES<true> : SUM_TILES<false>;
         const float* own = a + (row - first_row) * (plan.by_rows ? 1 : tile.a_row);
         tiles.of[height][width / V](tile, own, panel, NONE, sums + row * sums_row + lane,
-                                    in_place ? some - width + V : V, {});
+                                    in_place ? some - width + V : V, later.next());
         row += height;
       }
     }

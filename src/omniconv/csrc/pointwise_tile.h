@@ -2,6 +2,8 @@
 // Tiles of the product of two matrices, whose sums stay in registers.
 #pragma once
 
+#include <initializer_list>
+
 #include "simd.h"
 #include "steps.h"
 
@@ -16,7 +18,7 @@ constexpr int64_t TILE_WIDTH = 2 * V;
 // many for what the processor fetches by itself once they lie past its second cache, or begin a page.
 constexpr int64_t FETCHED_AHEAD = 32;
 
-// What later tiles read: so many cache lines, of which one is asked for at each step.
+// What later tiles read: so many vectors, of which one is asked for at each step.
 struct Ahead {
   const float* from;
   int64_t lines;
@@ -33,6 +35,32 @@ struct TileCall {
   bool add;          // to what stands in the output, instead of a bias
   int64_t addend;    // stands so many floats behind each output; 0: there is none
   float low, high;
+};
+
+// What is read after so many tiles: up to three stretches of vectors, handed out in equal shares.
+struct Later {
+  Ahead of[3];
+  int64_t share;
+
+  Later(std::initializer_list<Ahead> stretches, int64_t tiles) : of{}, share(0) {
+    int at = 0;
+    for (const Ahead& one : stretches) {
+      of[at++] = one;
+      share += one.lines;
+    }
+    share = ceil_div(share, most(tiles, 1));
+  }
+
+  Ahead next() {
+    for (Ahead& one : of) {
+      if (one.lines == 0) continue;
+      const Ahead found{one.from, least(one.lines, share)};
+      one.from += found.lines * V;
+      one.lines -= found.lines;
+      return found;
+    }
+    return {};
+  }
 };
 
 // The last vector of each row has `last` lanes. FIRST: no tile before read these rows of the second factor, and those of

@@ -30,6 +30,7 @@ from .pointwise import followed, pointwise_at_once
 
 LEAST_ROWS = 4  # fewer read each weight so seldom that torch's product of a matrix and a vector is faster
 LEAST_RECORDED_ROWS = 256  # where weights are new at each call, and packed for it
+LEAST_OWN_ROWS = 1 << 14  # from which on our products on the way back are faster than those of torch's BLAS
 LEAST_RECORDED = 1 << 27  # products, with gradients: a step of autograd in Python takes as long as some of them
 
 
@@ -146,8 +147,8 @@ def channels(of: Tensor) -> Tensor:
 class _Recorded(torch.autograd.Function):
     """The map, what is added and the activation, as one step of autograd.
 
-    What is larger than weights lies in memory that may be kept. Weights are new at each step; products on the way back,
-    which would have to pack them otherwise, are those of torch's BLAS.
+    What is larger than weights lies in memory that may be kept. Products on the way back are those of torch's BLAS, but
+    for many rows.
     """
 
     @staticmethod
@@ -166,7 +167,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (_, activation, code), (grad,) = ctx.how, grads
+        (at_once, activation, code), (grad,) = ctx.how, grads
         kept, input, weight, bias = ctx.saved_tensors
         tensors = input, weight, ctx.bias if bias is None else bias
         _, needs_residual, *needed = ctx.needs_input_grad
@@ -179,7 +180,8 @@ class _Recorded(torch.autograd.Function):
             grad = through.reshape(grad.shape)
         elif needed[2]:
             totals = through.sum(0)
-        found = *_products(through, input, weight, needed), totals if needed[2] else None
+        products = _own_products if len(through) >= LEAST_OWN_ROWS else _products
+        found = *products(at_once, through, input, weight, needed), totals if needed[2] else None
         return None, grad if needs_residual else None, *found
 
 
@@ -192,7 +194,7 @@ def _map(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(input, weight, bias)
 
 
-def _products(grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def _products(_: Any, grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The gradients of input and weight from that of rows of outputs."""
     of_input = of_weight = None
     if needed[0]:
@@ -200,3 +202,15 @@ def _products(grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool
     if needed[1]:
         of_weight = torch.mm(grad.t(), input.reshape(-1, input.shape[-1]))
     return of_input, of_weight
+
+
+def _own_products(
+    at_once: Any, grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The same on the compiled kernels."""
+    if not needed[0] and not needed[1]:
+        return None, None
+    (numbers,), wanted = at_once.args, int(needed[0]) + 2 * int(needed[1])
+    tensors = channels(grad), channels(input), weight.unsqueeze(2), None
+    of_input, of_weight, _ = torch.ops.omniconv.conv_native_backward_raw.default._op(*tensors, numbers, wanted)  # noqa: SLF001
+    return _rows(of_input, input.shape) if needed[0] else None, of_weight.squeeze(2) if needed[1] else None
