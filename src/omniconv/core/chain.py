@@ -2,8 +2,8 @@
 """What a network computes in a row, as ``accelerate`` finds it, and what a family makes of it in one layer.
 
 A family whose record says ``rewrites`` has a module of that name with ``rewrite(links)``: it returns the ``Rewrite`` of
-the longest beginning of a chain that one of its layers computes, or the reason why there is none. Where its layers can
-be computed with a batch norm behind them in training, there is ``normed(layer, norm)`` too: what stands for the layer.
+the longest beginning of a chain that one of its layers computes, or the reason why there is none. It may
+have ``telling(layer)`` too: in training, what lets a layer tell a norm behind it how its output was computed, or None.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,6 +96,7 @@ class ConvLayer(PlannedLayer):
     """Base of the layers with one weight and one bias. A subclass builds its problem and calls ``super().__init__``."""
 
     weight: nn.Parameter
+    tells: Callable[..., None] | None = None  # a norm behind it how its output was computed
 
     def __init__(
         self,
@@ -157,7 +159,10 @@ class ConvLayer(PlannedLayer):
             weight, bias = own["weight"], own["bias"]
         except KeyError:
             weight, bias = self.weight, self.bias
-        return self.plan(input, weight, bias)
+        output = self.plan(input, weight, bias)
+        if self.tells is not None:
+            self.tells(self, input, weight, output)
+        return output
 
 
 def draw(weight: Tensor, bias: Tensor | None) -> None:

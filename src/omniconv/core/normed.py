@@ -31,47 +31,67 @@ def batch_norm(norm: Any, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return found
 
 
+_TOLD = "_omniconv_told"
+
+
+class Told:
+    """How a tensor was computed, for a norm that computes its own step and that one's as one.
+
+    It holds while nobody else can see the difference: the tensor and what it was computed from are as they were, and
+    nobody waits for its gradient.
+    """
+
+    def __init__(self, output: Tensor, *sources: Tensor) -> None:
+        self.sources = sources
+        self._versions = [t._version for t in (output, *sources)]  # noqa: SLF001
+
+    def holds(self, output: Tensor) -> bool:
+        """Whether the step may be part of another."""
+        if not torch.is_grad_enabled() or output._backward_hooks or output.retains_grad:  # noqa: SLF001
+            return False
+        return self._versions == [t._version for t in (output, *self.sources)]  # noqa: SLF001
+
+    def normed(self, norm: _WithActivation, output: Tensor) -> Tensor:
+        """``norm`` and its activation of ``output``, whose gradients go to the sources."""
+        raise NotImplementedError
+
+
+def tell(output: Tensor, told: Told) -> None:
+    """Let a tensor say how it was computed."""
+    setattr(output, _TOLD, told)
+
+
 class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch has no other base
     """A batch norm with an activation behind it; all else of it, its state dict too, is the norm's.
 
     In training on a CPU, float32 and bfloat16, both are one step: the input is kept, and nothing else of its size. Else
-    each is called by itself. A norm may take the convolution before it along (``ops/conv/normed.py``), whose parameters
-    stay in their place: ``convolution`` then has the module that stands there.
+    each is called by itself. An input that was told how it was computed (``tell``) is part of that step.
     """
 
     activation: nn.Module | None
-    convolution: tuple[Any, ...] = ()  # a module in a tuple is not one of this module's
 
     def forward(self, input: Tensor) -> Tensor:
-        for convolution in self.convolution:
-            output: Tensor | None = convolution.normed(self, input)
-            if output is not None:
-                return output
-            input = convolution.convolved(input)
         if self._at_once(input):
+            told: Told | None = getattr(input, _TOLD, None)
+            if told is not None and told.holds(input):
+                return told.normed(self, input)
             return self._computed(input)
         output = super().forward(input)
         return output if self.activation is None else self.activation(output)
 
-    def ready(self, input: Any) -> bool:
-        """Whether one step computes inputs of this kind, whatever their sizes."""
+    def _at_once(self, input: Any) -> bool:
         if not self.training or is_dynamo_compiling() or _operators() is None or watching():
             return False
         tensors = (input, self.weight, self.bias, self._buffers.get("running_mean"), self._buffers.get("running_var"))
         if not plain(tensors) or current_listener() is not None or torch.is_autocast_enabled("cpu"):
             return False
-        if input.dtype not in TYPES or input.dim() < 2:
+        if input.dtype not in TYPES or input.dim() < 2 or input.numel() < 2 * input.shape[1]:
             return False
         if any(t is not None and (t.dtype is not input.dtype or not t.is_cpu) for t in tensors):
             return False
         if input.layout is not torch.strided or activation_code(self.activation) is None or hooked((self.activation,)):
             return False
         self._check_input_dim(input)
-        return True
-
-    def _at_once(self, input: Any) -> bool:
-        if not self.ready(input) or input.numel() < 2 * input.shape[1]:
-            return False
         return input.shape[1] == self.num_features and (input.is_contiguous() or input.movedim(1, -1).is_contiguous())
 
     def _computed(self, input: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ struct NormedGradient {
 
   // What the block behind this one is made of.
   Later read_next(int64_t begin, int64_t end) const {
-    const int64_t count = most(least(AT_ONCE, end - begin), 0), outputs = sides.call.outputs;
+    if (begin >= end) return Later({}, 1);
+    const int64_t count = least(AT_ONCE, end - begin), outputs = sides.call.outputs;
     const int64_t back_tiles = back ? ceil_div(back->outputs, TILE_WIDTH) * ceil_div(AT_ONCE, TILE_HEIGHT) : 0;
     const auto stretch = [&](const void* of) {
       return Ahead{static_cast<const float*>(of) + begin * outputs, count * outputs / V};

@@ -211,23 +211,24 @@ Gradients pointwise_gradients(const Call& call, const Tensor& grad_, const Tenso
 std::optional<Gradients> pointwise_gradients(const Call& call, const NormBack& norm, const Tensor& input,
                                              int64_t wanted) {
   Pointwise forward = begun(call);
-  bool at_once = wanted == 3 && norm.lie.by_rows && forward.by_rows && call.input.type() == Type::float32;
+  bool at_once = (wanted & 2) && norm.lie.by_rows && forward.by_rows && call.input.type() == Type::float32;
   for (const Axis& axis : call.bound.problem.axis) at_once = at_once && axis.stride == 1;
   if (!at_once) return std::nullopt;
   const Tensor from = laid(input, true);
   forward.input = view(from);
-  Tensor of_input = empty(call.input.sizes, call.input.dim, call.input, true);
+  const bool asks = wanted & 1;
+  Tensor of_input = asks ? empty(call.input.sizes, call.input.dim, call.input, true) : nothing(call.input);
   Tensor of_weight = empty(call.weight.sizes, call.weight.dim, call.weight, false);
   Pointwise back = forward;
   back.inputs = forward.outputs;
   back.outputs = forward.inputs;
   back.weights.row = 1;
   back.weights.column = forward.inputs;
-  back.output = view(of_input);
+  if (asks) back.output = view(of_input);
   const Matrix gradient{of_weight.data_ptr(), Type::float32, forward.inputs, 1};
   const Host threads = host();
   const auto run = [&](float* workspace) {
-    return kernels().normed_gradient(norm.call, forward, &back, gradient, workspace, threads);
+    return kernels().normed_gradient(norm.call, forward, asks ? &back : nullptr, gradient, workspace, threads);
   };
   const int64_t floats = run(nullptr);
   if (!floats) return std::nullopt;

@@ -19,7 +19,7 @@ from omniconv.core.chain import Link, Rewrite
 from omniconv.core.family import families
 from omniconv.core.follow import activation_code, hooked
 from omniconv.core.keeping import KeptMemory
-from omniconv.core.layer import PlannedLayer
+from omniconv.core.layer import ConvLayer, PlannedLayer
 from omniconv.core.normed import LAYERS, parts_of, with_activation
 
 from .proof import ROUNDINGS, TIMES, Distance, distance, widened
@@ -44,7 +44,7 @@ WHY = {
 }
 HOW = {
     "convolution": "compiled kernels forward and backward",
-    "norm": "norm and activation are one step of autograd, which keeps its input alone",
+    "norm": "norm and activation, with a pointwise convolution before them, are one step of autograd",
     "linear": "where it is large, map and activation are one step of autograd, of compiled kernels and torch's BLAS",
 }
 
@@ -98,8 +98,8 @@ def exchanged(network: nn.Module, *, takes: bool = True) -> tuple[nn.Module, lis
     """Put faster layers into ``network``, which keeps its state dict; it, what was put, and why a convolution was left.
 
     A batch norm or a linear map ``takes`` the activation behind it along where an ``nn.Sequential`` says that nothing
-    else reads it, and a norm the convolution of one tap before it. One that stands in several places is exchanged by
-    one layer.
+    else reads it. One that stands in several places is exchanged by one layer. Convolutions tell norms behind them how
+    they were computed, where a family says that a norm can make use of it.
     """
     swapped = swap(network)
     network = swapped.model
@@ -125,11 +125,9 @@ def exchanged(network: nn.Module, *, takes: bool = True) -> tuple[nn.Module, lis
             parent.add_module(name, layer)
             if activation:
                 parent.add_module(activation, nn.Identity())
-            before = _before(parent, name, places) if takes and kind == "norm" and places[id(module)] == 1 else ""
-            if before:
-                layer.convolution = (parent.get_submodule(before),)  # type: ignore[assignment]  # as a norm has it
-            steps = tuple(f"{path}.{step}" if path else step for step in (before, name, activation) if step)
+            steps = tuple(f"{path}.{step}" if path else step for step in (name, activation) if step)
             entries.append(Entry(steps, type(layer).__name__, WHY[kind], HOW[kind]))
+    _let_tell(network)
     return network, entries, dict(swapped.left)
 
 
@@ -163,22 +161,12 @@ def _behind(parent: nn.Module, name: str) -> str:
     return following if activation_code(activation) and not hooked((activation,)) else ""
 
 
-def _before(parent: nn.Module, name: str, places: Counter[int]) -> str:
-    """The name of the convolution that a norm alone reads and takes along, its parameters left in its place, or ""."""
-    if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
-        return ""
-    earlier = {later: one for one, later in pairwise(_steps(parent))}.get(name, "")
-    layer = _steps(parent).get(earlier)
-    if not isinstance(layer, PlannedLayer) or places[id(layer)] != 1 or awaited(layer) or hooked((layer,)):
-        return ""
-    for family in families().values():
-        offer = getattr(family.part("rewrites"), "normed", None) if family.rewrites else None
-        found: nn.Module | None = offer(layer, parent.get_submodule(name)) if offer else None
-        if found is not None:
-            _hand_over(layer, found)
-            parent.add_module(earlier, found.train(layer.training))
-            return earlier
-    return ""
+def _let_tell(network: nn.Module) -> None:
+    offers = [getattr(family.part("rewrites"), "telling", None) for family in families().values() if family.rewrites]
+    for layer in network.modules():
+        if isinstance(layer, ConvLayer):
+            for tells in filter(None, (offer(layer) for offer in offers if offer)):
+                layer.tells = tells
 
 
 def apart(network: nn.Module) -> None:
@@ -187,7 +175,6 @@ def apart(network: nn.Module) -> None:
         for name, layer in _steps(parent).items():
             if type(layer) in LAYERS.values():
                 plain, activation = parts_of(layer)  # type: ignore[arg-type]  # as its type says
-                _give_back(parent, layer)
             elif isinstance(layer, nn.Linear) and type(layer).__module__.startswith("omniconv."):
                 plain, activation = _torchs_linear(layer), layer.activation  # type: ignore[assignment]  # as ours has it
             else:
@@ -200,13 +187,6 @@ def apart(network: nn.Module) -> None:
                 parent.add_module(following, activation)
             elif isinstance(activation, nn.Module):
                 parent.add_module(name, nn.Sequential(plain, activation))
-
-
-def _give_back(parent: nn.Module, norm: Any) -> None:
-    """The convolution that a norm took along."""
-    for convolution in norm.convolution:
-        for name in [name for name, module in _steps(parent).items() if module is convolution]:
-            parent.add_module(name, convolution.layer)
 
 
 def _torchs_linear(layer: nn.Linear) -> nn.Linear:

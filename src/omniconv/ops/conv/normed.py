@@ -7,15 +7,17 @@ gradients while it is in the cache. It is then never in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from omniconv.core.follow import hooked
-from omniconv.core.native import PLAIN, plain, through
-from omniconv.core.normed import batch_norm, normed_by_parts
+from omniconv.core.native import PLAIN, mask, plain, through
+from omniconv.core.normed import Told, batch_norm, normed_by_parts, tell
 
 from . import is_unpadded_pointwise
 from .layer import Conv1d, Conv2d, Conv3d, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
@@ -29,62 +31,34 @@ def _backward() -> Any:
     return operators.pointwise_normed_backward.default._op if hasattr(operators, "batch_norm") else None  # noqa: SLF001
 
 
-class HandedConv(nn.Module):
-    """In the place of a convolution that the norm behind it computes: its parameters, and its input unchanged."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.weight = layer.weight
-        self._own = (layer,)  # not a module of this one: its parameters would have two names
-
-    @property
-    def layer(self) -> Any:
-        """The convolution, with the parameters as they are now."""
-        layer = self._own[0]
-        layer.weight = self.weight
-        return layer.train(self.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input
-
-    def extra_repr(self) -> str:
-        """The convolution, and who computes it."""
-        return f"{self._own[0].extra_repr()}, computed with the norm behind it"
-
-    def convolved(self, input: Tensor) -> Tensor:
-        """The convolution by itself."""
-        output: Tensor = self._own[0].plan(input, self.weight, None)
-        return output
-
-    def normed(self, norm: Any, input: Any) -> Tensor | None:
-        """The convolution, ``norm`` and its activation, or None where they must be called one by one."""
-        plan = self._own[0].plan
-        problem = plan.problem
-        if type(input) not in PLAIN or not norm.ready(input) or hooked((self,)) or not torch.is_grad_enabled():
-            return None
-        native, flat = plan.native(input)
-        if native is None or input.dim() != problem.dim + 2 or input.shape[1] != problem.in_channels:
-            return None
-        tensors = input, self.weight, norm.weight, norm.bias
-        if self.weight.dtype is not input.dtype or not plain((self.weight,)) or not self.weight.is_cpu:
-            return None
-        if input.numel() < 2 * input.shape[1] or not any(t is not None and t.requires_grad for t in tensors):
-            return None
-        output, mean, variance = _Normed.apply((plan, native, flat, norm), *tensors)
-        norm.remember(output.numel() // output.shape[1], mean, variance)
-        return output
-
-
-def handed(layer: Any, norm: nn.Module) -> HandedConv | None:
-    """What stands for a convolution that ``norm``, one of torch's, can take along; None where it cannot."""
+def telling(layer: Any) -> Callable[..., None] | None:
+    """What is to be the ``tells`` of a layer: a convolution of one tap and no bias, with nothing behind it."""
     if type(layer) not in LAYERS or layer.bias is not None or _backward() is None:
         return None
     if any(getattr(layer, own, None) is not None for own in ("norm", "activation")):
         return None
-    problem = layer.problem
-    if not is_unpadded_pointwise(problem) or set(problem.stride) != {1} or problem.out_channels != norm.num_features:
-        return None
-    return HandedConv(layer)
+    return _tell if is_unpadded_pointwise(layer.problem) and set(layer.problem.stride) == {1} else None
+
+
+def _tell(layer: Any, input: Any, weight: Any, output: Any) -> None:
+    if is_dynamo_compiling() or type(input) not in PLAIN or not output.requires_grad or hooked((layer,)):
+        return
+    native, flat = layer.plan.native(input)
+    if native is not None and input.dtype is weight.dtype is output.dtype and plain((input, weight, output)):
+        tell(output, _Told(output, input, weight, layer.plan, flat))
+
+
+class _Told(Told):
+    def __init__(self, output: Tensor, input: Tensor, weight: Tensor, plan: Any, flat: Any) -> None:
+        super().__init__(output, input, weight)
+        self.how = plan, flat
+
+    def normed(self, norm: Any, output: Tensor) -> Tensor:
+        how = *self.how, norm, output.detach()
+        found, mean, variance = _Normed.apply(how, *self.sources, norm.weight, norm.bias)
+        norm.remember(output.numel() // output.shape[1], mean, variance)
+        result: Tensor = found
+        return result
 
 
 class _Normed(torch.autograd.Function):
@@ -92,9 +66,8 @@ class _Normed(torch.autograd.Function):
     def forward(
         ctx: Any, how: tuple[Any, ...], input: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        plan, native, flat, norm = how
+        plan, flat, norm, between = how
         ctx.how = plan, flat, norm.eps, norm.code(), norm.activation
-        between = native.call(input, weight, None, flat)
         found = batch_norm(norm, between)
         ctx.mark_non_differentiable(*found[1:])
         ctx.save_for_backward(between, input, weight, scale, shift, *found[1:])
@@ -112,8 +85,8 @@ class _Normed(torch.autograd.Function):
 
             return None, *through(parts, tensors, None, grad, needed, graph=torch.is_grad_enabled())
         input, weight, scale, shift = tensors
-        wanted = int(needed[0]) + 2 * int(needed[1])
-        gradients = _backward()(grad, between, input, weight, scale, shift, mean, variance, epsilon, code, flat, wanted)
+        given = grad, between, input, weight, scale, shift, mean, variance, epsilon, code, flat, mask(needed[:2])
         return None, *(
-            gradient.to(input.dtype) if need else None for gradient, need in zip(gradients, needed, strict=True)
+            gradient.to(input.dtype) if need else None
+            for gradient, need in zip(_backward()(*given), needed, strict=True)
         )

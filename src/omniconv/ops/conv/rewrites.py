@@ -13,7 +13,7 @@ from omniconv.core.choose import broad_groups, choose
 
 from . import FAMILY, is_unpadded_pointwise
 from .layer import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
-from .normed import handed
+from .normed import telling  # noqa: F401  # offered beside `rewrite`
 from .prepacked import PrepackedConv, why_not_prepacked
 
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
@@ -34,7 +34,10 @@ def rewrite(links: Sequence[Link]) -> Rewriting:
         return "a compiled kernel computes it by itself"
     if (why := why_not_prepacked(problem)) is not None:
         return why
-    return Rewrite(1, PrepackedConv(link.layer, link.activation), "one call of oneDNN, with weights packed once")
+    where = "in channels last " if compiled else ""
+    return Rewrite(
+        1, PrepackedConv(link.layer, link.activation), f"{where}one call of oneDNN, with weights packed once"
+    )
 
 
 def _pointwise(link: Link) -> nn.Module:
@@ -54,8 +57,3 @@ def _linear(link: Link) -> Rewriting:
     )
     made.weight, made.bias = layer.weight, layer.bias
     return Rewrite(1, made.train(mode=False), "one call, with weights packed once")
-
-
-def normed(layer: Any, norm: nn.Module) -> nn.Module | None:
-    """In training: what stands in the place of a convolution that the ``norm`` behind it computes, if one can be."""
-    return handed(layer, norm)
