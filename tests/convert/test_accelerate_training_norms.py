@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import omniconv
@@ -389,3 +390,15 @@ def test_the_operator_checks_its_tensors(wrong):
             given["grad"], given["output"], x, layer.weight, None, None, given["mean"], torch.ones(8), 1e-5, 0,
             layer.plan.native(x)[1], 3,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_statistics_move_as_torchs_where_steps_are_computed_again(reentrant):
+    net, x = block(), picture((9, 7))
+    fast = taken(net, x)
+    for run in (net, fast):
+        run.x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        checkpoint(run, run.x, use_reentrant=reentrant).square().sum().backward()
+    assert int(fast[1].num_batches_tracked) == int(net[1].num_batches_tracked)
+    torch.testing.assert_close(fast[1].running_mean, net[1].running_mean)
+    torch.testing.assert_close(fast.x.grad, net.x.grad, rtol=1e-3, atol=1e-3)

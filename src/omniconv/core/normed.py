@@ -25,12 +25,6 @@ def _operators() -> Any:
     return operators.batch_norm.default._op, operators.batch_norm_backward.default._op  # noqa: SLF001
 
 
-def batch_norm(norm: Any, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``norm`` and its activation of an input, the mean of each channel, and the variance."""
-    found: tuple[Tensor, Tensor, Tensor] = _operators()[0](input, norm.weight, norm.bias, norm.eps, norm.code())
-    return found
-
-
 _TOLD = "_omniconv_told"
 
 
@@ -97,11 +91,15 @@ class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch
     def _computed(self, input: Tensor) -> Tensor:
         tensors: tuple[Tensor | None, ...] = (input, self.weight, self.bias)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-            output, mean, variance = _Normed.apply(self, *tensors)
-        else:
-            output, mean, variance = batch_norm(self, input)
-        self.remember(input.numel() // input.shape[1], mean, variance)
-        return output
+            found: Tensor = _Normed.apply(self, *tensors)
+            return found
+        return self.step(input)[0]
+
+    def step(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and the mean and the variance of each channel, by which the running statistics are moved."""
+        found: tuple[Tensor, Tensor, Tensor] = _operators()[0](input, self.weight, self.bias, self.eps, self.code())
+        self._remember(input.numel() // input.shape[1], *found[1:])
+        return found
 
     def code(self) -> int:
         """The number of its activation."""
@@ -109,20 +107,18 @@ class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch
         assert code is not None  # noqa: S101  # as it was asked before
         return code
 
-    @torch.no_grad()
-    def remember(self, count: int, mean: Tensor, variance: Tensor) -> None:
+    def _remember(self, count: int, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics by those of so many numbers, as torch does: the variance of one number fewer."""
         if not self.track_running_stats:
             return
-        seen, running_mean, running_var = (
-            self._buffers.get(name) for name in ("num_batches_tracked", "running_mean", "running_var")
-        )
+        seen, running_mean, running_var = map(self._buffers.get, ("num_batches_tracked", "running_mean", "running_var"))
         if seen is not None:
             seen.add_(1)
         if running_mean is None or running_var is None:
             return
-        tracked = 1.0 if seen is None else float(seen)
-        share = 1.0 / tracked if self.momentum is None else self.momentum
+        share = self.momentum
+        if share is None:
+            share = 1.0 if seen is None else 1.0 / float(seen)
         running_mean.mul_(1 - share).add_(mean, alpha=share)
         running_var.mul_(1 - share).add_(variance, alpha=share * count / (count - 1))
 
@@ -170,18 +166,15 @@ def parts_of(layer: _WithActivation) -> tuple[nn.Module, nn.Module | None]:
 
 class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, norm: _WithActivation, input: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, norm: _WithActivation, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        output, mean, variance = norm.step(input)
         ctx.how = norm.eps, norm.code(), norm.activation
-        found = batch_norm(norm, input)
-        ctx.mark_non_differentiable(*found[1:])
-        ctx.save_for_backward(input, weight, bias, *found[1:])
-        return found
+        ctx.save_for_backward(input, weight, bias, mean, variance)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (epsilon, code, activation), (grad, *_) = ctx.how, grads
+        (epsilon, code, activation), (grad,) = ctx.how, grads
         input, weight, bias, mean, variance = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or not plain((grad, input, weight, bias)):

@@ -17,7 +17,7 @@ from torch.compiler import is_dynamo_compiling
 
 from omniconv.core.follow import hooked
 from omniconv.core.native import PLAIN, mask, plain, through
-from omniconv.core.normed import Told, batch_norm, normed_by_parts, tell
+from omniconv.core.normed import Told, normed_by_parts, tell
 
 from . import is_unpadded_pointwise
 from .layer import Conv1d, Conv2d, Conv3d, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
@@ -54,28 +54,24 @@ class _Told(Told):
         self.how = plan, flat
 
     def normed(self, norm: Any, output: Tensor) -> Tensor:
-        how = *self.how, norm, output.detach()
-        found, mean, variance = _Normed.apply(how, *self.sources, norm.weight, norm.bias)
-        norm.remember(output.numel() // output.shape[1], mean, variance)
-        result: Tensor = found
-        return result
+        found: Tensor = _Normed.apply((*self.how, norm, output.detach()), *self.sources, norm.weight, norm.bias)
+        return found
 
 
 class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, how: tuple[Any, ...], input: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Tensor:
         plan, flat, norm, between = how
+        output, mean, variance = norm.step(between)
         ctx.how = plan, flat, norm.eps, norm.code(), norm.activation
-        found = batch_norm(norm, between)
-        ctx.mark_non_differentiable(*found[1:])
-        ctx.save_for_backward(between, input, weight, scale, shift, *found[1:])
-        return found
+        ctx.save_for_backward(between, input, weight, scale, shift, mean, variance)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (plan, flat, epsilon, code, activation), (grad, *_) = ctx.how, grads
+        (plan, flat, epsilon, code, activation), (grad,) = ctx.how, grads
         between, *tensors, mean, variance = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or not plain((grad, *tensors)):
