@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """In training: what stands between a convolution and the norm behind it, which are one step where nobody looks on."""
 
+import gc
+import io
+from weakref import ref
+
 import pytest
 import torch
 from torch import nn
@@ -120,3 +124,21 @@ def test_networks_that_call_their_layers_themselves(steps):
         torch.testing.assert_close(found[name], right[name], rtol=1e-3, atol=1e-4)
     if hasattr(torch.ops.omniconv, "isa"):
         assert len(steps) == 2
+
+
+def test_what_stands_between_is_saved_without_what_it_was_told():
+    fast, x = taken(block(), picture((9, 7))), picture((9, 7))
+    between, file = fast[0](x), io.BytesIO()
+    assert not vars(between)
+    torch.save(between, file)
+    file.seek(0)
+    torch.testing.assert_close(torch.load(file, weights_only=True), between)
+
+
+def test_what_it_was_computed_from_lives_no_longer_than_it_does():
+    fast, x = taken(block(), picture((9, 7))), picture((9, 7))
+    source = ref(x)
+    fast(x).sum().backward()
+    del x
+    gc.collect()
+    assert source() is None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .follow import Part, activation_code, hooked
 from .native import TYPES, plain, through, watching
@@ -25,10 +27,7 @@ def _operators() -> Any:
     return operators.batch_norm.default._op, operators.batch_norm_backward.default._op  # noqa: SLF001
 
 
-_TOLD = "_omniconv_told"
-
-
-class Told:
+class Told(ABC):
     """How a tensor was computed, for a norm that computes its own step and that one's as one.
 
     It holds while nobody else can see the difference: the tensor and what it was computed from are as they were, and
@@ -37,7 +36,7 @@ class Told:
 
     def __init__(self, output: Tensor, *sources: Tensor) -> None:
         self.sources = sources
-        self._versions = [t._version for t in (output, *sources)]  # noqa: SLF001
+        self._versions = [t._version for t in (output, *sources)]  # noqa: SLF001  # torch has no public name for it
 
     def holds(self, output: Tensor) -> bool:
         """Whether the step may be part of another."""
@@ -45,28 +44,32 @@ class Told:
             return False
         return self._versions == [t._version for t in (output, *self.sources)]  # noqa: SLF001
 
+    @abstractmethod
     def normed(self, norm: _WithActivation, output: Tensor) -> Tensor:
         """``norm`` and its activation of ``output``, whose gradients go to the sources."""
-        raise NotImplementedError
+
+
+# Beside the tensors, not among their attributes, which are saved with them.
+_told: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def tell(output: Tensor, told: Told) -> None:
-    """Let a tensor say how it was computed."""
-    setattr(output, _TOLD, told)
+    """Say how a tensor was computed, for as long as it lives."""
+    _told[output] = told
 
 
 class _WithActivation(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # torch has no other base
     """A batch norm with an activation behind it; all else of it, its state dict too, is the norm's.
 
     In training on a CPU, float32 and bfloat16, both are one step: the input is kept, and nothing else of its size. Else
-    each is called by itself. An input that was told how it was computed (``tell``) is part of that step.
+    each is called by itself. The step that an input comes from is part of it where somebody said which (``tell``).
     """
 
     activation: nn.Module | None
 
     def forward(self, input: Tensor) -> Tensor:
         if self._at_once(input):
-            told: Told | None = getattr(input, _TOLD, None)
+            told: Told | None = _told.get(input)
             if told is not None and told.holds(input):
                 return told.normed(self, input)
             return self._computed(input)

@@ -135,8 +135,8 @@ struct NormPass : Passes {
       const int64_t begin = unit % pieces * piece, count = least(call.length - begin, piece);
       for (int64_t row = first; row < end; ++row) {
         const int64_t c = row % call.channels;
+        const Own own(call, [&](const float* of) { return splat(of[c]); });
         each_vector(count, [&](int64_t p, int64_t some) {
-          const Own own(call, [&](const float* of) { return splat(of[c]); });
           write(row * call.length + begin + p, some, own, activation);
         });
       }
@@ -148,7 +148,8 @@ struct NormPass : Passes {
     vec scale, shift, of_grad, of_input, rest;
 
     template <class Read>
-    OMNICONV_INLINE Own(const Normed& call, const Read& read) : scale(read(call.affine.scale)), shift(read(call.affine.shift)) {
+    OMNICONV_INLINE Own(const Normed& call, const Read& read)
+        : scale(read(call.affine.scale)), shift(read(call.affine.shift)) {
       if (!call.grad) return;
       of_grad = read(call.of_grad);
       of_input = read(call.of_input);

@@ -44,7 +44,7 @@ WHY = {
 }
 HOW = {
     "convolution": "compiled kernels forward and backward",
-    "norm": "norm and activation, with a pointwise convolution before them, are one step of autograd",
+    "norm": "norm and activation are one step of autograd, a pointwise convolution before them, if there is one, too",
     "linear": "where it is large, map and activation are one step of autograd, of compiled kernels and torch's BLAS",
 }
 

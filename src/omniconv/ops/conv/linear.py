@@ -23,7 +23,7 @@ from omniconv.core.follow import (
     takes,
 )
 from omniconv.core.keeping import kept_empty
-from omniconv.core.native import PLAIN, plain
+from omniconv.core.native import PLAIN, mask, plain
 from omniconv.core.problem import ConvProblem
 
 from .pointwise import followed, pointwise_at_once
@@ -180,9 +180,11 @@ class _Recorded(torch.autograd.Function):
             grad = through.reshape(grad.shape)
         elif needed[2]:
             totals = through.sum(0)
-        products = _own_products if len(through) >= LEAST_OWN_ROWS else _products
-        found = *products(at_once, through, input, weight, needed), totals if needed[2] else None
-        return None, grad if needs_residual else None, *found
+        if len(through) >= LEAST_OWN_ROWS:
+            products = _own_products(at_once.args[0], through, input, weight, needed)
+        else:
+            products = _products(through, input, weight, needed)
+        return None, grad if needs_residual else None, *products, totals if needed[2] else None
 
 
 def _rows(output: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -194,7 +196,7 @@ def _map(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(input, weight, bias)
 
 
-def _products(_: Any, grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def _products(grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The gradients of input and weight from that of rows of outputs."""
     of_input = of_weight = None
     if needed[0]:
@@ -205,12 +207,12 @@ def _products(_: Any, grad: Tensor, input: Tensor, weight: Tensor, needed: Seque
 
 
 def _own_products(
-    at_once: Any, grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]
+    numbers: tuple[int, ...], grad: Tensor, input: Tensor, weight: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """The same on the compiled kernels."""
     if not needed[0] and not needed[1]:
         return None, None
-    (numbers,), wanted = at_once.args, int(needed[0]) + 2 * int(needed[1])
+    gradients = torch.ops.omniconv.conv_native_backward_raw.default._op  # noqa: SLF001  # as core/native.py calls it
     tensors = channels(grad), channels(input), weight.unsqueeze(2), None
-    of_input, of_weight, _ = torch.ops.omniconv.conv_native_backward_raw.default._op(*tensors, numbers, wanted)  # noqa: SLF001
+    of_input, of_weight, _ = gradients(*tensors, numbers, mask(needed[:2]))
     return _rows(of_input, input.shape) if needed[0] else None, of_weight.squeeze(2) if needed[1] else None

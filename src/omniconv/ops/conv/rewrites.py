@@ -13,8 +13,10 @@ from omniconv.core.choose import broad_groups, choose
 
 from . import FAMILY, is_unpadded_pointwise
 from .layer import Linear, PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
-from .normed import telling  # noqa: F401  # offered beside `rewrite`
+from .normed import telling
 from .prepacked import PrepackedConv, why_not_prepacked
+
+__all__ = ["rewrite", "telling"]
 
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
 
