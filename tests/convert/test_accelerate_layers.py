@@ -104,8 +104,8 @@ def lying(shape, how):
 
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
-@given(problems(), st.sampled_from(ACTIVATIONS), st.sampled_from(LIES), st.sampled_from([None, *LIES]))
-def test_any_geometry_packed(problem, activation, how, added):
+@given(problems(), st.sampled_from(ACTIVATIONS), st.sampled_from(LIES), st.sampled_from([None, *LIES]), st.booleans())
+def test_any_geometry_packed(problem, activation, how, added, innermost):
     torch.manual_seed(0)
     dim, sizes, options, shape = problem
     made = layer(dim, *sizes, **options)
@@ -114,13 +114,13 @@ def test_any_geometry_packed(problem, activation, how, added):
         right, _ = formula(made, x)
     except RuntimeError:
         with pytest.raises((RuntimeError, ValueError)):
-            module(x)
+            module(x, innermost=innermost)
         return
     residual = None if added is None else lying(tuple(right.shape), added)
     for _ in range(2):
-        assert_close(module(x, residual), followed(right, activation, residual))
+        assert_close(module(x, residual, innermost), followed(right, activation, residual))
     other = torch.randn(1, 4, *(side + 2 for side in shape[2:]))  # with the weights that were packed
-    assert_close(module(other), followed(formula(made, other)[0], activation))
+    assert_close(module(other, None, innermost), followed(formula(made, other)[0], activation))
 
 
 def test_geometries_where_no_tap_meets_an_input():

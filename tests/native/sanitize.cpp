@@ -13,6 +13,7 @@
 #include "deformable_trial.h"
 #include "dynamic_trial.h"
 #include "fused_trial.h"
+#include "implicit_trial.h"
 #include "normed_trial.h"
 #include "pointwise_trial.h"
 #include "separable_trial.h"
@@ -205,6 +206,7 @@ int run(const Kernels& kernels, int64_t count, int64_t first) {
     run_one<SeparableTrial>(kernels, seed, tally);
     run_one<DeformableTrial>(kernels, seed, tally);
     run_one<PointwiseTrial>(kernels, seed, tally);
+    run_one<ImplicitTrial>(kernels, seed, tally);
     run_one<NormedTrial>(kernels, seed, tally);
     run_one<FusedTrial>(kernels, seed, tally);
     run_one<DynamicTrial>(kernels, seed, tally);

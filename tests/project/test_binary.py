@@ -119,7 +119,8 @@ def test_objects_of_an_instruction_set_share_nothing():
         assert names["kernels.cpp"] == {f"kernels_{level}", "sums"}
         assert names["kernels_dynamic.cpp"] == {"dynamic", "dynamic_gradient"}
         assert names["kernels_norm.cpp"] == {"norm_sums", "normalize"}
-        others = names["kernels_dynamic.cpp"] | names["kernels_norm.cpp"]
+        assert names["kernels_implicit.cpp"] == {"implicit", "pack_implicit"}
+        others = names["kernels_dynamic.cpp"] | names["kernels_norm.cpp"] | names["kernels_implicit.cpp"]
         assert names["kernels_pointwise.cpp"] == ENTRIES - {"sums"} - others
 
 

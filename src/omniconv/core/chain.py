@@ -52,6 +52,8 @@ Rewriting = Rewrite | str
 class FollowedConv(nn.Module):
     """Any convolution, what is added to it and its activation: one pass over its output where nothing fuses them."""
 
+    lays = False  # whether it may be told, by `innermost`, to lay an input's channels side by side itself
+
     def __init__(self, layer: ConvLayer, activation: nn.Module | None) -> None:
         super().__init__()
         self.layer, self.activation = layer, activation

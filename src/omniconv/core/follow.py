@@ -122,9 +122,19 @@ def _in_place(output: Tensor, norm: nn.Module | None, residual: Tensor | None, a
     terms, code = norm_terms(norm, output.dim() - 2), activation_code(activation)
     if terms is None or code is None or hooked((norm, activation)) or not takes((output, residual, *terms[0])):
         return False
-    if not (output.is_contiguous() or output.movedim(1, -1).is_contiguous()):
+    if not (output.is_contiguous() or _lies_innermost(output)):
         return False
     follow_at_once(output, terms, residual, code)
+    return True
+
+
+def _lies_innermost(output: Tensor) -> bool:
+    """Whether channels lie side by side and numbers without gaps: told by strides, since a view would be a step."""
+    step, strides = 1, output.stride()
+    for axis in (1, *range(output.dim() - 1, 1, -1), 0):
+        if output.shape[axis] != 1 and strides[axis] != step:
+            return False
+        step *= output.shape[axis]
     return True
 
 

@@ -64,6 +64,16 @@ def watching() -> bool:
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 
 
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_innermost(value: Any) -> Any:
+    """An image or volume with its channels innermost; anything else as it is."""
+    if not isinstance(value, Tensor) or value.dim() not in FORMATS or transforming():
+        return value
+    return value.contiguous(memory_format=FORMATS[value.dim()])
+
+
 def plain(tensors: Sequence[Any]) -> bool:
     """Whether the tensors are torch's own and nothing but eager code and autograd looks on."""
     # `is_dynamo_compiling` is cheaper than `is_compiling`, and other tracers bring tensors of their own types.

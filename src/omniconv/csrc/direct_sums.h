@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t MOST_DIRECT_WEIGHTS = 2 << 20;  // bytes that each thread packs
 constexpr int64_t MOST_DIRECT_TURNS = 4;          // of an image
+constexpr int64_t MOST_TILED_TURNS = 8;           // of tiles of several rows
 constexpr int64_t DIRECT_TILES = 8;               // of columns in a task, where rows are few
 constexpr int64_t DIRECT_BLOCKS = 8;              // whose rows of inputs stay cached until the next row of outputs
 
@@ -72,7 +73,7 @@ struct DirectSums : SumsCall<T> {
   static bool tiled(const Problem& problem) {
     const Channels channels = channels_of<WAY>(problem);
     const auto steps_by_one = [](const Axis& axis) { return axis.taps == 3 && axis.stride == 1 && axis.dilation == 1; };
-    return HAS_TILES && channels.turns() > 1 && channels.turns() <= MOST_DIRECT_TURNS &&
+    return HAS_TILES && channels.turns() > 1 && channels.turns() <= MOST_TILED_TURNS &&
            channels.turns() == channels.variants && channels.per_group == channels.variants &&
            problem.axis[0].taps == 1 && problem.axis[0].wide == 1 && problem.axis[0].narrow == 1 &&
            steps_by_one(problem.axis[1]) && steps_by_one(problem.axis[2]) && channels.blocks() >= 4 &&

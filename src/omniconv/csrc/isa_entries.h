@@ -11,6 +11,9 @@ void sums(const Problem&, bool scatter, const View& input, const View& output, c
           const Host&);
 int64_t pointwise(const Pointwise&, float* workspace, const Host&);
 int64_t pack(const Pointwise&, float* to, const Host&);
+// Those of a call with `taps`.
+int64_t implicit(const Pointwise&, float* workspace, const Host&);
+int64_t pack_implicit(const Pointwise&, float* to, const Host&);
 int64_t pointwise_gradient(const Pointwise&, const Matrix& gradient, float* workspace, const Host&);
 int64_t normed_gradient(const Normed&, const Pointwise&, const Pointwise* back, const Matrix& gradient,
                         float* workspace, const Host&);

@@ -49,19 +49,21 @@ struct Affine {
   const float *scale, *shift;
 };
 
-// A pointwise convolution and what follows it: output = activation(affine(bias + Σ weights · input) + addend)
+// A pointwise convolution and what follows it: output = activation(affine(bias + Σ weights · input) + addend). Or, with
+// `taps`, another convolution, and what follows that; its input may lie in any order in which it is readable.
 struct Pointwise {
-  int64_t batch, inputs, outputs;  // samples; channels of each
+  int64_t batch, inputs, outputs;  // samples; channels of each, of a group
   int64_t size[3];                 // positions of either tensor
   bool by_rows;                    // whether channels lie side by side, in both tensors; else positions should
   View input, output;
   View addend;                     // lying as the output does; data is null where there is none
-  Matrix weights;                  // of outputs × inputs
+  Matrix weights;                  // of outputs × inputs; with `taps` they lie in order, and only `data` counts
   const void* bias;                // of the weights' type, or null
   Affine affine;
   Activation activation;
   const float* packed;             // weights as `pack` lays them for such tensors, or null
   const float* kept;               // those that are looked at (witness.h) as they were then; null: none is
+  const Problem* taps;             // whose narrow tensor is the output, or null
 };
 
 // The output of a convolution, whose numbers lie without gaps: rows of the channels of a position (by_rows), or of the

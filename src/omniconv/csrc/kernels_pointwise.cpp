@@ -12,11 +12,13 @@ namespace omniconv {
 namespace OMNICONV_ISA {
 
 int64_t pointwise(const Pointwise& call, float* workspace, const Host& host) {
+  if (call.taps) return implicit(call, workspace, host);
   const auto run = call.input.type == Type::float32 ? pointwise_sums<float> : pointwise_sums<bf16>;
   return run(call, workspace, host);
 }
 
 int64_t pack(const Pointwise& call, float* to, const Host& host) {
+  if (call.taps) return pack_implicit(call, to, host);
   const auto run = call.weights.type == Type::float32 ? pack_pointwise<float> : pack_pointwise<bf16>;
   return run(call, to, host);
 }

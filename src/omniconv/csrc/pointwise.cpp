@@ -70,7 +70,7 @@ struct Packed {
     samples = witnesses(call);
     weights = kernels().pack(call, nullptr, host());
     all = HEADER + (samples + HEADER - 1) / HEADER * HEADER + weights;
-    layout = call.by_rows ? 1 : 2;
+    layout = call.taps ? 3 : call.by_rows ? 1 : 2;
   }
 
   void fill(const Pointwise& call, bool watched, float* memory) const {
@@ -185,6 +185,35 @@ Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias,
   run(forward);
   return output;
 }
+
+namespace {
+
+Pointwise begun_implicit(const Call& call) {
+  Pointwise found = begun(call);
+  found.taps = &call.bound.problem;
+  found.by_rows = true;
+  return found;
+}
+
+}  // namespace
+
+Tensor implicit(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow) {
+  Pointwise forward = begun_implicit(call);
+  const Tensor from = readable(input);
+  Tensor output = empty(call.output, call.input.dim, call.input, true);
+  MaybeTensor shift, addend;
+  if (bias) forward.bias = (shift = in_order(*bias))->data_ptr();
+  if (follow.addend) forward.addend = view(*(addend = laid(*follow.addend, true)));
+  forward.input = view(from);
+  forward.output = view(output);
+  forward.affine = follow.affine;
+  forward.activation = follow.activation;
+  use_packed(forward, follow.packed);
+  run(forward);
+  return output;
+}
+
+Tensor pack_implicit(const Call& call) { return pack(begun_implicit(call), false); }
 
 Gradients pointwise_gradients(const Call& call, const Tensor& grad_, const Tensor& input, int64_t wanted) {
   check("grad", grad_, call.input, call.output, call.input.dim);

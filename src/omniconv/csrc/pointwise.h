@@ -45,6 +45,10 @@ struct Follow {
 };
 
 Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow = {});
+// Any convolution as a product of matrices; the channels of its output lie side by side.
+Tensor implicit(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow = {});
+// Its weights, packed ahead.
+Tensor pack_implicit(const Call& call);
 Gradients pointwise_gradients(const Call& call, const Tensor& grad, const Tensor& input, int64_t wanted);
 // Those of input and weight through a norm behind the convolution, in one; none where each by itself is less work.
 std::optional<Gradients> pointwise_gradients(const Call& call, const NormBack& norm, const Tensor& input,

@@ -2,7 +2,7 @@
 // A pointwise convolution as a product of matrices, tile by tile, with what follows it while a tile is in the cache.
 #pragma once
 
-#include "activation.h"
+#include "following.h"
 #include "pointwise_plan.h"
 #include "witness.h"
 
@@ -15,21 +15,12 @@ constexpr int64_t UNIT_TILES = 8;
 constexpr int64_t LEAST_STEPS = 4;        // of a band
 constexpr int64_t LEAST_TASKS = 2;        // of a thread
 
-// Calls each(first, count) for pieces of at most TILE_HEIGHT, all as long as that allows.
-template <class Each>
-OMNICONV_INLINE void each_tile(int64_t begin, int64_t end, const Each& each) {
-  for (int64_t left = ceil_div(end - begin, TILE_HEIGHT); left > 0; --left) {
-    const int64_t count = ceil_div(end - begin, left);
-    each(begin, count);
-    begin += count;
-  }
-}
-
 // T: of the output, what is added to it and the weights; From: of the input.
 template <class T, class From = T>
 struct PointwiseSums {
   const Pointwise& call;
   const Host& host;
+  Following<T> following;
   PointwisePlan plan;
   Places from, to, added;
   bool direct;    // rows of the first factor are those of the tensor
@@ -44,19 +35,18 @@ struct PointwiseSums {
   PointwiseSums(const Pointwise& call_, const Host& host_)
       : call(call_),
         host(host_),
+        following{call_},
         plan(call_, host_),
         from(call.size, call.input),
         to(call.size, call.output),
         added(call.size, call.addend) {
-    const bool clamps = call.activation <= Activation::relu6;
-    const bool floats = sizeof(T) == sizeof(float);
     const int64_t rows = call.batch * plan.positions, threads = plan.threads;
     step = plan.by_rows ? TILE_WIDTH : TILE_HEIGHT;
     const int64_t steps = ceil_div(call.outputs, step), most_bands = ceil_div(steps, LEAST_STEPS);
     by_outputs = threads > 1 && call.outputs * call.inputs > rows * (call.inputs + call.outputs);
     if (plan.by_rows) {
       direct = sizeof(From) == sizeof(float) && uniform(call.input, from) && from.step[2] % MEETING;
-      near = floats && clamps && beside() && uniform(call.output, to);
+      near = following.near() && uniform(call.output, to);
       const int64_t tiles = UNIT_FLOATS / most(call.inputs, 1) / TILE_HEIGHT;
       by_outputs = by_outputs && rows <= tiles * TILE_HEIGHT;
       length = by_outputs ? most(rows, 1) : least(most(tiles, 2), UNIT_TILES) * TILE_HEIGHT;
@@ -65,7 +55,7 @@ struct PointwiseSums {
       length = ceil_div(rows, most(units, 1));
     } else {
       direct = false;
-      near = floats && clamps && beside() && to.even && to.step[2] == 1;
+      near = following.near() && to.even && to.step[2] == 1;
       length = TILE_WIDTH;
       units = call.batch * ceil_div(plan.positions, length);
     }
@@ -79,31 +69,17 @@ struct PointwiseSums {
     bands = least(bands, steps);
   }
 
+  const Places& places(const View& view) const { return &view == &call.output ? to : added; }
+
   int64_t band_at(int64_t band) const { return ceil_div(call.outputs, step) * band / bands * step; }
 
   bool uniform(const View& view, const Places& places) const {
     return places.even && (call.batch <= 1 || view.batch == plan.positions * places.step[2]);
   }
 
-  // Whether what is added lies as the output does, everywhere as far from it.
-  bool beside() const {
-    const View &one = call.addend, &other = call.output;
-    if (!one.data) return true;
-    if (addend_bytes() % int64_t(sizeof(float))) return false;
-    if (one.batch != other.batch || one.channel != other.channel) return false;
-    for (int axis = 0; axis < 3; ++axis)
-      if (one.axis[axis] != other.axis[axis]) return false;
-    return true;
-  }
-  int64_t addend_bytes() const {
-    const auto at = [](const View& view) { return reinterpret_cast<int64_t>(view.data); };
-    return call.addend.data ? at(call.addend) - at(call.output) : 0;
-  }
-
-  int64_t bias_floats() const { return whole_vectors(call.outputs) + TILE_WIDTH; }
   // Of workspace, where the weights are packed or lie so.
   static int64_t least_floats(const Pointwise& call) {
-    return whole_lines(2 * (whole_vectors(call.outputs) + TILE_WIDTH) * 4) / 4 + V;
+    return whole_lines(2 * Following<T>{call}.bias_floats() * 4) / 4 + V;
   }
   int64_t floats() const {
     return least_floats(call) + (plan.packs() ? plan.packed_floats() : 0);
@@ -112,8 +88,8 @@ struct PointwiseSums {
   // Whether the weights were those that are packed.
   bool run(float* workspace) const {
     Arena arena{reinterpret_cast<char*>(workspace)};
-    float* bias = arena.take<float>(2 * bias_floats());
-    shift(bias);
+    float* bias = arena.take<float>(2 * following.bias_floats());
+    following.shift(bias);
     const float* weights = call.packed;
     int64_t weight_row = plan.weight_pitch();
     if (!weights && plan.lying()) {
@@ -143,31 +119,8 @@ struct PointwiseSums {
     return !changed;
   }
 
-  // The biases through the affine map, and its factors behind them.
-  void shift(float* bias) const {
-    const Affine& affine = call.affine;
-    for (int64_t o = 0; o < bias_floats(); ++o) {
-      const bool is = o < call.outputs;
-      bias[o] = call.bias && is ? widen(static_cast<const T*>(call.bias)[o]) : 0;
-      if (!affine.scale) continue;
-      bias[o] = is ? bias[o] * affine.scale[o] + affine.shift[o] : 0;
-      bias[bias_floats() + o] = is ? affine.scale[o] : 0;
-    }
-  }
-
   TileCall tile_call(int64_t a_row, int64_t b_row, int64_t out_row) const {
-    constexpr float INFINITE = __builtin_inff();
-    const bool clamps = near && call.activation != Activation::none;
-    return {a_row,
-            b_row,
-            call.inputs,
-            out_row,
-            !plan.by_rows,
-            call.affine.scale ? bias_floats() : 0,
-            false,
-            near ? addend_bytes() / int64_t(sizeof(float)) : 0,
-            clamps ? 0 : -INFINITE,
-            near && call.activation == Activation::relu6 ? 6 : INFINITE};
+    return following.tile_call(near, plan.by_rows, a_row, b_row, call.inputs, out_row);
   }
 
   // What a thread keeps from task to task: a tile, and rows of inputs, or positions of a panel.
@@ -215,8 +168,8 @@ struct PointwiseSums {
           sum(tile, a, panel, bias + o, static_cast<float*>(call.output.data) + row * to.step[2] + o, last, ahead);
         } else {
           sum(tile, a, panel, bias + o, sums, V, ahead);
-          finish(sums, count, lanes, [&](int64_t m, const View& view, const Places& places) {
-            return (row + m) / plan.positions * view.batch + places.at((row + m) % plan.positions) + o;
+          following.finish(sums, count, lanes, [&](int64_t m, const View& view) {
+            return (row + m) / plan.positions * view.batch + places(view).at((row + m) % plan.positions) + o;
           });
         }
         ahead.from += lines * V;
@@ -278,8 +231,8 @@ struct PointwiseSums {
   void finish_positions(float* sums, int64_t count, int64_t o, int64_t sample, int64_t begin, int64_t lanes) const {
     const auto at = [&](const View& view, int64_t m) { return sample * view.batch + (o + m) * view.channel; };
     if (to.even && to.step[2] == 1 && (!call.addend.data || (added.even && added.step[2] == 1))) {
-      finish(sums, count, lanes, [&](int64_t m, const View& view, const Places& places) {
-        return at(view, m) + places.at(begin);
+      following.finish(sums, count, lanes, [&](int64_t m, const View& view) {
+        return at(view, m) + places(view).at(begin);
       });
       return;
     }
@@ -288,34 +241,12 @@ struct PointwiseSums {
       if (call.addend.data)
         for (int64_t p = 0; p < lanes; ++p)
           row[p] += widen(static_cast<const T*>(call.addend.data)[at(call.addend, m) + added.at(begin + p)]);
-      activate(row, lanes);
+      following.activate(row, lanes);
       for (int64_t p = 0; p < lanes; ++p)
         narrow(static_cast<T*>(call.output.data) + at(call.output, m) + to.at(begin + p), row[p]);
     }
   }
 
-  void activate(float* row, int64_t lanes) const {
-    with_activation(call.activation, [&](auto activation) {
-      for (int64_t n = 0; n < lanes; n += V) store(row + n, activation.of(load(row + n)));
-    });
-  }
-
-  // The addend, the activation, and the way to the output, whose row m begins at at(m, view, its places).
-  template <class At>
-  void finish(const float* sums, int64_t count, int64_t lanes, const At& at) const {
-    with_activation(call.activation, [&](auto activation) {
-      for (int64_t m = 0; m < count; ++m) {
-        T* out = static_cast<T*>(call.output.data) + at(m, call.output, to);
-        const T* addend = static_cast<const T*>(call.addend.data);
-        if (addend) addend += at(m, call.addend, added);
-        each_vector(lanes, [&](int64_t n, int64_t some) {
-          vec value = load(sums + m * TILE_WIDTH + n);
-          if (addend) value += load_count(addend + n, some);
-          store_count(out + n, activation.of(value), some);
-        });
-      }
-    });
-  }
 };
 
 template <class T>

@@ -63,12 +63,10 @@ struct Later {
   }
 };
 
-// The last vector of each row has `last` lanes. FIRST: no tile before read these rows of the second factor, and those of
-// the first that follow are the next tile's.
-template <bool ACROSS, int M, int N, bool FIRST>
-void sum_tile(const TileCall& call, const float* a, const float* b, const float* bias, float* out, int64_t last,
-              const Ahead& ahead) {
-  vec sum[M][N];
+// What the sums of a tile begin with. The last vector of each row has `last` lanes.
+template <int M, int N>
+OMNICONV_INLINE void begin_tile(const TileCall& call, const float* bias, const float* out, int64_t last,
+                                vec (&sum)[M][N]) {
   if (!call.add) {  // where the sums and what is added to them lie, meanwhile
 #pragma GCC unroll 14
     for (int m = 0; m < M; ++m)
@@ -96,34 +94,11 @@ void sum_tile(const TileCall& call, const float* a, const float* b, const float*
       for (int m = 0; m < M; ++m) sum[m][n] = start;
     }
   }
-  // Three rows share an address: the processor adds once or twice a register to another.
-  const float* base[(M + 2) / 3];
-#pragma GCC unroll 5
-  for (int third = 0; third < (M + 2) / 3; ++third) base[third] = a + 3 * third * call.a_row;
-  const int64_t row = call.a_row;
-  for (int64_t k = 0; k < call.length; ++k, b += call.b_row) {
-    vec factor[N];
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      factor[n] = load(b + n * V);
-      if (FIRST) __builtin_prefetch(b + FETCHED_AHEAD * call.b_row + n * V, 0, 3);
-    }
-    if (FIRST) __builtin_prefetch(a + M * row + k * V, 0, 2);  // a line for each step, which is all of the next rows
-    if (k < ahead.lines) __builtin_prefetch(ahead.from + k * V, 0, 2);
-#pragma GCC unroll 14
-    for (int m = 0; m < M; ++m) {
-      vec value = splat(ACROSS ? a[m] : base[m / 3][m % 3 * row]);
-      keep(value);
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) sum[m][n] += value * factor[n];
-    }
-    if (ACROSS) {
-      a += row;
-    } else {
-#pragma GCC unroll 5
-      for (int third = 0; third < (M + 2) / 3; ++third) ++base[third];
-    }
-  }
+}
+
+// What becomes of them.
+template <int M, int N>
+OMNICONV_INLINE void end_tile(const TileCall& call, const float* bias, float* out, int64_t last, vec (&sum)[M][N]) {
   const vec low = splat(call.low), high = splat(call.high);
   const int64_t out_row = call.out_row, addend = call.addend;
   if (call.scale) {
@@ -156,6 +131,53 @@ void sum_tile(const TileCall& call, const float* a, const float* b, const float*
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) store_count(out + m * out_row + n * V, clamped(m, n), n + 1 < N ? V : last);
+  }
+}
+
+// FIRST: no tile before read these rows of the second factor, and those of the first that follow are the next tile's.
+template <bool ACROSS, int M, int N, bool FIRST>
+void sum_tile(const TileCall& call, const float* a, const float* b, const float* bias, float* out, int64_t last,
+              const Ahead& ahead) {
+  vec sum[M][N];
+  begin_tile(call, bias, out, last, sum);
+  // Three rows share an address: the processor adds once or twice a register to another.
+  const float* base[(M + 2) / 3];
+#pragma GCC unroll 5
+  for (int third = 0; third < (M + 2) / 3; ++third) base[third] = a + 3 * third * call.a_row;
+  const int64_t row = call.a_row;
+  for (int64_t k = 0; k < call.length; ++k, b += call.b_row) {
+    vec factor[N];
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) {
+      factor[n] = load(b + n * V);
+      if (FIRST) __builtin_prefetch(b + FETCHED_AHEAD * call.b_row + n * V, 0, 3);
+    }
+    if (FIRST) __builtin_prefetch(a + M * row + k * V, 0, 2);  // a line for each step, which is all of the next rows
+    if (k < ahead.lines) __builtin_prefetch(ahead.from + k * V, 0, 2);
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m) {
+      vec value = splat(ACROSS ? a[m] : base[m / 3][m % 3 * row]);
+      keep(value);
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] += value * factor[n];
+    }
+    if (ACROSS) {
+      a += row;
+    } else {
+#pragma GCC unroll 5
+      for (int third = 0; third < (M + 2) / 3; ++third) ++base[third];
+    }
+  }
+  end_tile(call, bias, out, last, sum);
+}
+
+// Calls each(first, count) for pieces of at most TILE_HEIGHT, all as long as that allows.
+template <class Each>
+OMNICONV_INLINE void each_tile(int64_t begin, int64_t end, const Each& each) {
+  for (int64_t left = ceil_div(end - begin, TILE_HEIGHT); left > 0; --left) {
+    const int64_t count = ceil_div(end - begin, left);
+    each(begin, count);
+    begin += count;
   }
 }
 

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from omniconv.core.native import transforming
+from omniconv.core import native
+from omniconv.core.chain import FollowedConv
 
 from .reading import memory_of, written
-
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def _step(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,9 +31,7 @@ def _step(function: Callable[..., Any]) -> Callable[..., Any]:
 @_step
 def channels_innermost(value: Any) -> Any:
     """An image or volume with its channels innermost; anything else as it is."""
-    if not isinstance(value, Tensor) or value.dim() not in FORMATS or transforming():
-        return value
-    return value.contiguous(memory_format=FORMATS[value.dim()])
+    return native.channels_innermost(value)
 
 
 @_step
@@ -90,8 +87,8 @@ CHECKS = (given, left_out, batched)
 def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
     """The same graph, sharing its modules, that returns what is in order as such, whatever lies how within.
 
-    With ``innermost`` images come in with their channels innermost. ``view`` becomes ``reshape``, where nobody writes
-    to the view: it looks at a tensor of any layout.
+    With ``innermost`` images come in with their channels innermost, or go to a layer that lays them so. ``view``
+    becomes ``reshape``, where nobody writes to the view: it looks at a tensor of any layout.
     """
     names: dict[fx.Node, fx.Node] = {}
     steps = fx.Graph()
@@ -103,8 +100,8 @@ def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
         new.meta = dict(old.meta)
         if old in changing:
             continue
-        if innermost and old.op == "placeholder" and len(old.meta.get("shape", ())) in FORMATS:
-            _after(steps, new)
+        if innermost and old.op == "placeholder" and len(old.meta.get("shape", ())) in native.FORMATS:
+            _innermost(graph, steps, new)
         typed = any(isinstance(argument, torch.dtype) for argument in (*new.args, *new.kwargs.values()))
         if new.op == "call_method" and new.target == "view" and not typed:
             new.target = "reshape"
@@ -121,8 +118,19 @@ def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
     return fx.GraphModule(graph, steps, type(graph).__name__)
 
 
-def _after(steps: fx.Graph, input: fx.Node) -> None:
+def _innermost(graph: fx.GraphModule, steps: fx.Graph, input: fx.Node) -> None:
+    users = list(input.users)
+    if users and all(_lays(graph, input, user) for user in users):
+        for user in users:
+            user.kwargs = {**user.kwargs, "innermost": True}
+        return
     with steps.inserting_after(input):
         converted = steps.call_function(channels_innermost, (input,))
     converted.meta = dict(input.meta)
     input.replace_all_uses_with(converted, lambda user: user is not converted)
+
+
+def _lays(graph: fx.GraphModule, input: fx.Node, user: fx.Node) -> bool:
+    """Whether a step is a layer that lays its input's channels side by side itself."""
+    layer = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
+    return isinstance(layer, FollowedConv) and layer.lays and user.args[:1] == (input,) and input not in user.args[1:]

@@ -64,6 +64,19 @@ Tensor followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bia
   return pointwise(call, input, bias, {addend, packed, after.affine(), call.follows});
 }
 
+// Any convolution of an input whose channels lie side by side, and what follows it, as those of a pointwise one.
+Tensor implicit_followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bias, Tensors norm,
+                         double epsilon, MaybeTensor addend, Numbers numbers) {
+  const ConvCall call(input, weight, bias, numbers, true);
+  const Norm after("norm", norm, epsilon, call.output[1]);
+  if (addend) check("addend", *addend, call.input, call.output, call.input.dim);
+  return implicit(call, input, bias, {addend, packed, after.affine(), call.follows});
+}
+
+Tensor implicit_packed(Tensor input, Tensor weight, Numbers numbers) {
+  return pack_implicit(ConvCall(input, weight, {}, numbers));
+}
+
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // The way back through conv_native without a bias, and batch_norm of its output: the gradients of input, weight, and
@@ -102,6 +115,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
   library.def(
       "pointwise_followed(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor[] norm, float epsilon, "
       "Tensor? addend, SymInt[] numbers) -> Tensor");
+  library.def("implicit_pack(Tensor input, Tensor weight, SymInt[] numbers) -> Tensor");
+  library.def(
+      "implicit_followed(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor[] norm, float epsilon, "
+      "Tensor? addend, SymInt[] numbers) -> Tensor");
   library.def(
       "pointwise_normed_backward(Tensor grad, Tensor output, Tensor input, Tensor weight, Tensor? norm_weight, "
       "Tensor? norm_bias, Tensor mean, Tensor variance, float epsilon, int activation, SymInt[] numbers, int wanted) -> "
@@ -111,6 +128,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(omniconv, library) {
 STABLE_TORCH_LIBRARY_IMPL(omniconv, CPU, library) {
   library.impl("pointwise_pack", TORCH_BOX(&packed));
   library.impl("pointwise_followed", TORCH_BOX(&followed));
+  library.impl("implicit_pack", TORCH_BOX(&implicit_packed));
+  library.impl("implicit_followed", TORCH_BOX(&implicit_followed));
   library.impl("pointwise_normed_backward", TORCH_BOX(&normed_backward));
   library.impl("conv_native", TORCH_BOX(&forward));
   library.impl("conv_native_raw", TORCH_BOX(&forward));

@@ -36,10 +36,10 @@ def rewrite(links: Sequence[Link]) -> Rewriting:
         return "a compiled kernel computes it by itself"
     if (why := why_not_prepacked(problem)) is not None:
         return why
+    made = PrepackedConv(link.layer, link.activation)
     where = "in channels last " if compiled else ""
-    return Rewrite(
-        1, PrepackedConv(link.layer, link.activation), f"{where}one call of oneDNN, with weights packed once"
-    )
+    who = "a product of matrices in channels last, else oneDNN's" if made.multiplies else "oneDNN's"
+    return Rewrite(1, made, f"{where}one call, with weights packed once: {who}")
 
 
 def _pointwise(link: Link) -> nn.Module:
