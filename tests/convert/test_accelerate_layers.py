@@ -230,10 +230,10 @@ def test_a_machine_without_bfloat16(monkeypatch):
     module, x = PrepackedConv(made, nn.ReLU()), torch.randn(2, 4, 5, 6).bfloat16()
     monkeypatch.setattr(prepacked, "_takes", lambda dtype: False)
     assert_close(module(x), followed(formula(made, x)[0], nn.ReLU()))
-    assert module._held is None
+    assert not module._held
     monkeypatch.undo()
     assert_close(module(x), followed(formula(made, x)[0], nn.ReLU()))
-    assert module._held is not None
+    assert module._held
 
 
 def test_inference_tensors():

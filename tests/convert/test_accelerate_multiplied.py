@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import mmap
 from itertools import product
 
 import pytest
@@ -14,7 +15,10 @@ import omniconv
 from convert.accelerated_steps import X, accelerated, conv, norm
 from convert.test_accelerate_layers import ACTIVATIONS, followed, formula, laid, layer
 from omniconv.convert.accelerate import layout
+from omniconv.core import native
+from omniconv.core.flat import Flat
 from omniconv.core.library import absent
+from omniconv.ops.conv import FAMILY, prepacked
 from omniconv.ops.conv.prepacked import PrepackedConv
 from tolerance import assert_close
 
@@ -38,10 +42,10 @@ SIZES = {
     "of channels a power of two": ((256, 32, 3), {"padding": 1, "stride": 2}, (11, 13)),
     "of groups": ((64, 96, 3), {"padding": 1, "groups": 4}, (15, 29)),
     "of many groups": ((512, 512, 3), {"padding": 1, "groups": 32}, (7, 7)),
-    "dilated": ((20, 36, (3, 5)), {"padding": "same", "dilation": (4, 3)}, (21, 19)),
     "padded at one side": ((17, 19, 4), {"padding": ((0, 3), (5, 0)), "stride": (1, 3)}, (10, 40)),
     "wide": ((3, 16, (1, 9)), {}, (3, 1500)),
     "of an input smaller than the kernel": ((16, 16, 7), {"padding": 3}, (2, 3)),
+    "of taps that meet padding alone": ((16, 20, 9), {"padding": 9}, (4, 6)),
 }
 
 
@@ -69,26 +73,35 @@ def test_volumes(multiplied):
     assert len(multiplied) == 2
 
 
-def test_by_the_operator_in_both_types():
-    from omniconv.core.flat import Flat
-    from omniconv.ops.conv import FAMILY
+DILATED = [
+    ((3, 5), ((4, 4), (6, 6)), (4, 3), (21, 19)),
+    ((3, 3), ((20, 20), (20, 20)), (20, 20), (9, 12)),  # most taps meet padding alone
+    ((1, 3), ((0, 0), (5000, 5000)), (1, 5000), (5, 6)),
+]
 
-    operators = torch.ops.omniconv
+
+def test_by_the_operator_in_both_types():
     for dtype, channels, groups in product((torch.float32, torch.bfloat16), (1, 3, 6), (1, 3)):
         if channels % groups:
             continue
-        made = layer(2, channels, 24, 3, padding=1, groups=groups, dtype=dtype)
-        flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(made.problem, ()))
-        for how in ("in order", "channels last"):
-            x = laid(torch.randn(2, channels, 12, 37).to(dtype), how)
-            for packed in (None, operators.implicit_pack(x, made.weight, flat)):
-                found = operators.implicit_followed(x, made.weight, packed, made.bias, [], 0.0, None, (*flat, 0))
-                assert found.is_contiguous(memory_format=LAST)
-                assert_close(found, formula(made, x)[0], terms=formula(made, x)[1])
-            with pytest.raises(RuntimeError, match="addend"):
-                operators.implicit_followed(x, made.weight, None, None, [], 0.0, x, (*flat, 0))
-        with pytest.raises(RuntimeError, match="`groups` must divide"):
-            operators.implicit_pack(torch.randn(2, 7, 12, 37).to(dtype), made.weight, flat)
+        by_the_operator(layer(2, channels, 24, 3, padding=1, groups=groups, dtype=dtype), (12, 37))
+    for kernel, pads, dilation, size in DILATED:
+        by_the_operator(layer(2, 20, 36, kernel, padding=pads, dilation=dilation), size)
+
+
+def by_the_operator(made, size):
+    operators, (channels, dtype) = torch.ops.omniconv, (made.problem.in_channels, made.weight.dtype)
+    flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(made.problem, ()))
+    for how in ("in order", "channels last"):
+        x = laid(torch.randn(2, channels, *size).to(dtype), how)
+        for packed in (None, operators.implicit_pack(x, made.weight, flat)):
+            found = operators.implicit_followed(x, made.weight, packed, made.bias, [], 0.0, None, (*flat, 0))
+            assert found.is_contiguous(memory_format=LAST)
+            assert_close(found, formula(made, x)[0], terms=formula(made, x)[1])
+        with pytest.raises(RuntimeError, match="addend"):
+            operators.implicit_followed(x, made.weight, None, None, [], 0.0, x[..., 1:], (*flat, 0))
+    with pytest.raises(RuntimeError, match="`groups` must divide"):
+        operators.implicit_pack(torch.randn(2, channels + 1, *size).to(dtype), made.weight, flat)
 
 
 def test_who_else_computes(multiplied):
@@ -100,6 +113,7 @@ def test_who_else_computes(multiplied):
         (layer(2, 32, 32, 3, dtype=torch.bfloat16), images.bfloat16().contiguous(memory_format=LAST)),
         (layer(2, 32, 32, 3, dtype=torch.float64), images.double().contiguous(memory_format=LAST)),
         (layer(2, 32, 32, (1, 11)), images.contiguous(memory_format=LAST)),
+        (layer(2, 32, 32, 3, padding=2, dilation=2), images.contiguous(memory_format=LAST)),
         (layer(2, 32, 32, 3), images[:0].contiguous(memory_format=LAST)),
     ]
     for made, x in cases:
@@ -117,9 +131,14 @@ def test_packed_again_when_weights_change(multiplied):
     for _ in range(2):
         assert_close(module(x), formula(made, x)[0])
         made.weight.mul_(-2)
-    assert_close(module(x.contiguous()), formula(made, x)[0])  # of weights that oneDNN packed
-    assert_close(module(x), formula(made, x)[0])
-    assert len(multiplied) == 3
+    assert len(multiplied) == 2
+    packed = []
+    for given in (x, x.contiguous(), x, x.contiguous()):  # the latter of weights that oneDNN packed
+        assert_close(module(given), formula(made, x)[0])
+        packed.append({whose: held[2] for whose, held in module._held.items()})
+    assert len(multiplied) == 4
+    assert packed[1].keys() == packed[3].keys() == {"implicit", "oneDNN"}
+    assert all(packed[3][whose] is packed[1][whose] for whose in packed[1])  # neither evicts the other
 
 
 def stem(channels=3):
@@ -155,6 +174,33 @@ def test_a_first_layer_that_cannot_have_its_input_laid(multiplied):
     assert not multiplied
     compiled = torch.compile(lambda given: module(given, innermost=True), backend="eager")
     assert_close(compiled(x), formula(made, x)[0])
+    assert compiled(x).is_contiguous(memory_format=LAST)
+
+
+def test_traced_again_it_lays_still():
+    net, x = stem(), torch.randn(2, 3, 21, 34)
+    again = torch.fx.symbolic_trace(accelerated(net, x, layout="channels last").network.graph)
+    assert_close(again(x), copy.deepcopy(net).double()(x.double()))
+    assert native.channels_innermost in [node.target for node in again.graph.nodes]
+
+
+def test_in_bfloat16_where_onednn_does_not_compute_it(multiplied, monkeypatch):
+    made, x = layer(2, 8, 16, 3, dtype=torch.bfloat16), torch.randn(2, 8, 9, 9).bfloat16()
+    monkeypatch.setattr(prepacked, "_takes", lambda dtype: dtype is not torch.bfloat16)
+    for given in (x, x.contiguous(memory_format=LAST)):
+        assert_close(PrepackedConv(made, nn.ReLU())(given), formula(made, x)[0].relu())
+    assert len(multiplied) == 1
+
+
+def test_a_slice_of_channels_at_the_end_of_its_memory(multiplied):
+    """Channels that lie as far apart as the kernel's copy lays them: nothing behind the last is read."""
+    for beside in (4, 8, 16):
+        memory = mmap.mmap(-1, 2 * mmap.PAGESIZE * 64)
+        count = 6 * 5 * (256 + beside)
+        own = torch.frombuffer(memory, dtype=torch.float32)[-count:].view(1, 6, 5, 256 + beside).normal_()
+        x, made = own.permute(0, 3, 1, 2)[:, beside:], layer(2, 256, 32, 3)
+        assert_close(PrepackedConv(made, None)(x), formula(made, x)[0])
+    assert len(multiplied) == 3
 
 
 def test_an_input_that_others_read_is_laid_once():

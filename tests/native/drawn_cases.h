@@ -80,6 +80,7 @@ inline Axis drawn_axis(Draw& draw, int64_t most_wide, int64_t most_taps) {
 // As networks have most of them: the same odd taps along every axis, stride 1, and the size kept.
 inline void make_usual(Draw& draw, Problem& problem, int64_t axes) {
   const int64_t taps = draw.among<int64_t>({3, 5, 7}), most_size[3] = {700, 70, 14};
+  if (draw.chance(30)) problem.narrow = problem.wide = draw.among<int64_t>({2, 4, 8});  // whose lanes meet by turns
   int64_t work = std::max<int64_t>(problem.batch, 1) * problem.narrow * problem.wide;
   for (int64_t i = 3 - axes; i < 3; ++i) {
     const int64_t size = draw.of(1, most_size[axes - 1]);

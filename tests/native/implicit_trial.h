@@ -48,6 +48,7 @@ inline ImplicitCase drawn_implicit(uint64_t seed) {
   const int64_t work = (made.positions() + 1) * taps_of(problem) * (problem.batch + 1) * problem.groups;
   const int64_t most = (large ? 3000000 : 400000) / work + 1;  // products of channels
   problem.wide = draw.chance(20) ? std::min<int64_t>(most, 3) : drawn_channels(draw, most);
+  if (draw.chance(10)) problem.wide = std::min<int64_t>(most, 256);  // which the copy lays further apart
   problem.narrow = drawn_channels(draw, most / problem.wide);
   made.follows = drawn_following(draw, made.channels(), made.output_sizes().count());
   made.input = draw.integers(made.input_sizes().count(), 3);

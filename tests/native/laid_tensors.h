@@ -143,7 +143,7 @@ struct Laid {
       if (layout == Layout::shuffled && draw.chance(50)) std::memcpy(order, inner, sizeof order);
       for (int i = 4; i > 1; --i) std::swap(order[i], order[draw.of(1, i)]);
     }
-    lay(sizes, order, extra ? draw.of(1, 5) : 0, strides);
+    lay(sizes, order, extra ? draw.among<int64_t>({1, 2, 3, 4, 5, 8, 16}) : 0, strides);
     if (layout == Layout::one_sample) strides[0] = 0;
     for (int axis = 0; axis < 5; ++axis) {
       if (axis > 1 && axis < 5 - axes) strides[axis] = 0;  // an absent axis

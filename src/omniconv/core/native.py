@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from .problem import ConvProblem
 
 Function = Callable[..., Tensor]
 Way = tuple[Function, tuple[Any, ...]]  # a function, and what it takes behind the tensors
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 TYPES = frozenset({torch.float32, torch.bfloat16})
 FLOATING = TYPES | {torch.float64, torch.float16, torch.complex64, torch.complex128}
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -64,9 +66,19 @@ def watching() -> bool:
 assert isinstance(forward_ad._current_level, int)  # noqa: S101, SLF001
 
 
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+def stays_step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that stays a step where its graph is traced again, as it is where it was pickled."""
+
+    @wraps(function)
+    def called(value: Any, *more: Any) -> Any:
+        if isinstance(value, torch.fx.Proxy):
+            return value.tracer.create_proxy("call_function", called, (value, *more), {})
+        return function(value, *more)
+
+    return called
 
 
+@stays_step
 def channels_innermost(value: Any) -> Any:
     """An image or volume with its channels innermost; anything else as it is."""
     if not isinstance(value, Tensor) or value.dim() not in FORMATS or transforming():

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "activation.h"
-#include "arena.h"
+#include "kernels.h"
 #include "pointwise_tile.h"
 
 namespace omniconv {
@@ -69,14 +69,15 @@ struct Following {
     });
   }
 
-  // The addend, the activation, and the way to the output, whose row m begins at at(m, view).
+  // The addend, the activation, and the way to the output, whose row m begins at at(m, false), and the addend's at
+  // at(m, true).
   template <class At>
   void finish(const float* sums, int64_t count, int64_t lanes, const At& at) const {
     with_activation(call.activation, [&](auto activation) {
       for (int64_t m = 0; m < count; ++m) {
-        T* out = static_cast<T*>(call.output.data) + at(m, call.output);
+        T* out = static_cast<T*>(call.output.data) + at(m, false);
         const T* addend = static_cast<const T*>(call.addend.data);
-        if (addend) addend += at(m, call.addend);
+        if (addend) addend += at(m, true);
         each_vector(lanes, [&](int64_t n, int64_t some) {
           vec value = load(sums + m * TILE_WIDTH + n);
           if (addend) value += load_count(addend + n, some);

@@ -2,8 +2,6 @@
 // A convolution as a product of matrices, group by group: how its weights are packed for that.
 #pragma once
 
-#include "arena.h"
-#include "blocked_pack.h"
 #include "kernels.h"
 #include "pointwise_tile.h"
 #include "tasks.h"

@@ -3,6 +3,7 @@
 // in these channels do too, with the borders around, and close enough to each other for the caches.
 #pragma once
 
+#include "arena.h"
 #include "following.h"
 #include "implicit_plan.h"
 #include "implicit_tile.h"
@@ -10,13 +11,13 @@
 namespace omniconv {
 namespace {
 
-constexpr int64_t NEAR_FLOATS = 1 << 14;  // of a copy, if weights are few: most of it stays in the first cache
-constexpr int64_t FAR_FLOATS = 1 << 18;   // else: it stays in the second while all weights pass by
-constexpr int64_t FEW_WEIGHTS = 1 << 17;  // which stay there too
-constexpr int64_t CHUNK_TILES = 8;        // of a row
+constexpr int64_t FIRST_FLOATS = 1 << 14;   // of a copy, if weights are few: most of it stays in the first cache
+constexpr int64_t SECOND_FLOATS = 1 << 18;  // else: it stays in the second while all weights pass by
+constexpr int64_t FEW_WEIGHTS = 1 << 17;    // which stay there too
+constexpr int64_t CHUNK_TILES = 8;          // of a row
 constexpr int64_t UNITS_A_THREAD = 2;
-constexpr int64_t LEAST_PANELS = 2;       // of a part
-constexpr int64_t CLASHING = 256;         // floats: what lies so far apart meets in few places of a cache
+constexpr int64_t LEAST_PANELS = 2;         // of a part
+constexpr int64_t CLASHING = 256;           // floats: what lies so far apart meets in few places of a cache
 
 template <class T>
 struct ImplicitSums {
@@ -28,9 +29,12 @@ struct ImplicitSums {
   bool near, whole;      // tiles are the results; rows of outputs follow one another without gaps
   int64_t threads;
   int64_t pitch;         // floats between positions in the copy
-  int64_t length, runs;  // of a run of steps, and how many
+  int64_t length;        // of a run of steps
+  int64_t along;         // runs of a row of taps
   int64_t chunk, chunks; // of columns
-  int64_t row;           // floats of a row of inputs for a chunk
+  // A row of inputs for a chunk is one stretch, or where taps lie far apart one for each: their number, the columns of one,
+  // and the floats of one and of all.
+  int64_t stretches, stretch, apart, row;
   int64_t down;          // rows of the copy from one row of outputs to the next
   int64_t band, bands;   // of rows of outputs
   int64_t units;
@@ -48,11 +52,15 @@ struct ImplicitSums {
     pitch = problem.wide + (axis[2].stride * problem.wide % CLASHING == 0 ? V : 0);
     const bool together = axis[2].dilation == 1 && pitch == problem.wide;
     length = problem.wide * (together ? axis[2].taps : 1);
-    runs = plan.steps / most(length, 1);
+    along = together ? 1 : axis[2].taps;
 
     chunks = most(ceil_div(width, CHUNK_TILES * TILE_HEIGHT), 1);
     chunk = ceil_div(width, chunks);
-    row = whole_vectors(((chunk - 1) * axis[2].stride + span_of(axis[2])) * pitch);
+    const int64_t met = (chunk - 1) * axis[2].stride + 1;  // columns, at one tap
+    stretches = axis[2].taps * met < met - 1 + span_of(axis[2]) ? axis[2].taps : 1;
+    stretch = stretches > 1 ? met : met - 1 + span_of(axis[2]);
+    apart = whole_vectors(stretch * pitch);
+    row = stretches * apart;
     // Rows of outputs share rows of inputs, unless these lie apart: then each has its own, without those between.
     const bool shared = axis[1].dilation == 1 && axis[1].stride < axis[1].taps;
     down = shared ? axis[1].stride : axis[1].taps;
@@ -60,7 +68,7 @@ struct ImplicitSums {
     const int64_t panels = ceil_div(plan.outputs, TILE_WIDTH), most_parts = ceil_div(panels, LEAST_PANELS);
     by_outputs = threads > 1 && plan.groups == 1 && panels > 1 &&
                  plan.packed_floats() > problem.batch * positions * (problem.wide + plan.outputs);
-    const int64_t floats = plan.group_floats() <= FEW_WEIGHTS ? NEAR_FLOATS : FAR_FLOATS;
+    const int64_t floats = plan.group_floats() <= FEW_WEIGHTS ? FIRST_FLOATS : SECOND_FLOATS;
     band = least(most((floats / row / axis[0].taps - axis[1].taps) / down + 1, 2), height);
     if (threads > 1 && !by_outputs) {
       const int64_t others = most(problem.batch * axis[0].narrow * chunks, 1) * plan.groups * most_parts;
@@ -126,27 +134,23 @@ struct ImplicitSums {
 
   int64_t heights(int64_t rows) const { return (rows - 1) * down + problem.axis[1].taps; }
 
-  // What a thread keeps from task to task: a tile, where runs begin, and a copy of the inputs of a unit.
+  // What a thread keeps from task to task: a tile, its runs, and a copy of the inputs of a unit.
   struct Room {
     float* tile;
-    int64_t* run;
+    Run* runs;
     float* copy;
     int64_t number = -1;  // of which unit and group
 
     explicit Room(const ImplicitSums& sums) {
       const Axis* axis = sums.problem.axis;
       const int64_t height = sums.heights(sums.band), copied = axis[0].taps * height * sums.row;
-      const int64_t bytes =
-          whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(sums.runs * 8) + whole_lines(copied * 4);
+      const int64_t runs = axis[0].taps * axis[1].taps * sums.along;
+      const int64_t bytes = whole_lines(TILE_HEIGHT * TILE_WIDTH * 4) + whole_lines(runs * int64_t(sizeof(Run))) +
+                            whole_lines(copied * 4);
       Arena arena{static_cast<char*>(sums.host.scratch(bytes))};
       tile = arena.take<float>(TILE_HEIGHT * TILE_WIDTH);
-      run = arena.take<int64_t>(sums.runs);
+      this->runs = arena.take<Run>(runs);
       copy = arena.take<float>(copied);
-      const int64_t along = axis[2].taps * sums.problem.wide / most(sums.length, 1);  // runs of a row of taps
-      for (int64_t at = 0; at < sums.runs; ++at) {
-        const int64_t taps = at / along, line = taps / axis[1].taps * height + taps % axis[1].taps;
-        run[at] = line * sums.row + at % along * axis[2].dilation * sums.pitch;
-      }
     }
   };
 
@@ -170,22 +174,29 @@ struct ImplicitSums {
   void copy_row(const T* from, const Unit& unit, float* to) const {
     const Axis& axis = problem.axis[2];
     const int64_t at = axis.stride * unit.first - axis.before;  // of the first column
-    const int64_t used = (unit.end - unit.first - 1) * axis.stride + span_of(axis);
-    const int64_t begin = from ? least(most(-at, 0), used) : used, end = most(least(axis.wide - at, used), begin);
+    const int64_t spared = (chunk - (unit.end - unit.first)) * axis.stride;
+    for (int64_t k = 0; k < stretches; ++k)
+      copy_stretch(from, at + k * axis.dilation, stretch - spared, to + k * apart);
+  }
+
+  // So many columns from one on.
+  void copy_stretch(const T* from, int64_t at, int64_t columns, float* to) const {
+    const int64_t column = call.input.axis[2], wide = problem.wide;
+    const int64_t begin = from ? least(most(-at, 0), columns) : columns;
+    const int64_t end = most(least(problem.axis[2].wide - at, columns), begin);
     fill(to, begin * pitch);
-    fill(to + end * pitch, (used - end) * pitch);
+    fill(to + end * pitch, (columns - end) * pitch);
     if (begin == end) return;
-    from += (at + begin) * call.input.axis[2];
+    from += (at + begin) * column;
     to += begin * pitch;
-    if (call.input.channel != 1 && problem.wide > 1) {
+    if (call.input.channel != 1 && wide > 1) {
       interleave(from, end - begin, to);
-    } else if (call.input.axis[2] == pitch) {
-      copy_run(from, (end - begin) * pitch, to);
+    } else if (column == wide && pitch == wide) {
+      copy_run(from, (end - begin) * wide, to);
     } else {
-      for (int64_t p = begin; p < end; ++p, from += call.input.axis[2], to += pitch) {
-        for (int64_t k = 0; k < problem.wide; k += V)  // the next group
-          __builtin_prefetch(from + problem.wide + k, 0, 2);
-        copy_run(from, problem.wide, to);
+      for (int64_t p = begin; p < end; ++p, from += column, to += pitch) {
+        for (int64_t k = 0; k < wide; k += V) __builtin_prefetch(from + wide + k, 0, 2);  // the next group
+        copy_run(from, wide, to);
       }
     }
   }
@@ -221,48 +232,65 @@ struct ImplicitSums {
     each_vector(count, [&](int64_t k, int64_t some) { store_count(to + k, load_count(from + k, some), some); });
   }
 
+  // The runs that meet inputs, of outputs in so many rows and columns; the others meet nothing but padding.
+  int64_t runs_met(const Unit& unit, int64_t r, int64_t rows, int64_t column, int64_t count, Run* runs) const {
+    const Axis* axis = problem.axis;
+    const auto meets = [](const Axis& one, int64_t first, int64_t outputs, int64_t tap) {
+      const int64_t at = one.stride * first + one.dilation * tap - one.before;
+      return at < one.wide && at + one.stride * (outputs - 1) >= 0;
+    };
+    const int64_t step = stretches > 1 ? apart : axis[2].dilation * pitch;
+    int64_t found = 0, number = 0;
+    for (int64_t i = 0; i < axis[0].taps; ++i)
+      for (int64_t j = 0; j < axis[1].taps; ++j) {
+        const bool is = meets(axis[0], unit.depth, 1, i) && meets(axis[1], r, rows, j);
+        for (int64_t k = 0; k < along; ++k, ++number)
+          if (is && (along == 1 || meets(axis[2], column, count, k)))
+            runs[found++] = {(i * heights(band) + j) * row + k * step, number};
+      }
+    return found;
+  }
+
   // The outputs of one part of a group.
   void sum(const Unit& unit, int64_t group, int64_t part, const float* weights, const float* bias,
            const Room& room) const {
-    const Axis* axis = problem.axis;
     const int64_t outputs = plan.outputs, panels = ceil_div(outputs, TILE_WIDTH);
     const int64_t begin = panels * part / parts * TILE_WIDTH;
     const int64_t end = least(panels * (part + 1) / parts * TILE_WIDTH, outputs);
     const int64_t width = unit.end - unit.first, rows = unit.end_row - unit.first_row;
     const int64_t most_joint = whole && chunks == 1 && 2 * width <= TILE_HEIGHT && rows > 1 ? 2 : 1;
     const int64_t tiles_each = most(ceil_div(rows, most_joint) * ceil_div(width, TILE_HEIGHT), 1);
-    const int64_t step = axis[2].stride * pitch;
-    const int64_t at = unit.sample * call.output.batch + unit.depth * call.output.axis[0];
+    const int64_t step = problem.axis[2].stride * pitch;
     for (int64_t o = begin; o < end; o += TILE_WIDTH) {
       const int64_t lanes = least(TILE_WIDTH, outputs - o), vectors = whole_vectors(lanes), last = lanes - vectors + V;
       const float* panel = weights + o * plan.steps;
       const float* next = o + TILE_WIDTH < end ? panel + vectors * plan.steps : weights + begin * plan.steps;
       const int64_t lines = ceil_div(plan.steps * vectors / V, tiles_each), channel = group * outputs + o;
-      const TileCall tile = following.tile_call(near, true, step, vectors, length,
-                                                near ? call.output.axis[2] : TILE_WIDTH);
-      const ImplicitCall own{tile, room.run, runs, down * row};
+      const TileCall tile =
+          following.tile_call(near, true, step, vectors, length, near ? call.output.axis[2] : TILE_WIDTH);
+      ImplicitCall own{tile, room.runs, 0, down * row};
       Ahead ahead{next, lines};
-      for (int64_t r = unit.first_row; r < unit.end_row;) {
-        const int64_t joint = least(unit.end_row - r, most_joint);
+      for (int64_t r = unit.first_row, joint; r < unit.end_row; r += joint) {
+        joint = least(unit.end_row - r, most_joint);
         each_tile(unit.first, unit.end, [&](int64_t column, int64_t count) {
+          own.count = runs_met(unit, r, joint, column, count, room.runs);
           const float* from = room.copy + (r - unit.first_row) * down * row + (column - unit.first) * step;
           const ImplicitTiles& tiles = joint > 1 ? IMPLICIT_TILES<2> : IMPLICIT_TILES<1>;
-          const ImplicitTile sum = tiles.of[joint * count][vectors / V];
-          const auto place = [&](const View& view, int64_t m) {
-            return (r + m / count) * view.axis[1] + (column + m % count) * view.axis[2] + channel;
+          const ImplicitTile tile_sum = tiles.of[joint * count][vectors / V];
+          const auto place = [&](int64_t m, bool adds) {
+            const View& view = adds ? call.addend : call.output;
+            return unit.sample * view.batch + unit.depth * view.axis[0] + (r + m / count) * view.axis[1] +
+                   (column + m % count) * view.axis[2] + channel;
           };
           if (near) {
-            float* out = static_cast<float*>(call.output.data) + at + place(call.output, 0);
-            sum(own, from, panel, bias + channel, out, last, ahead);
+            float* out = static_cast<float*>(call.output.data) + place(0, false);
+            tile_sum(own, from, panel, bias + channel, out, last, ahead);
           } else {
-            sum(own, from, panel, bias + channel, room.tile, V, ahead);
-            following.finish(room.tile, joint * count, lanes, [&](int64_t m, const View& view) {
-              return unit.sample * view.batch + unit.depth * view.axis[0] + place(view, m);
-            });
+            tile_sum(own, from, panel, bias + channel, room.tile, V, ahead);
+            following.finish(room.tile, joint * count, lanes, place);
           }
           ahead.from += lines * V;
         });
-        r += joint;
       }
     }
   }

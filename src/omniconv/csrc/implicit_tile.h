@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of a convolution as a product of matrices whose first factor is never made: the rows of a tile are outputs side
-// by side, what they meet at a tap lies in a copy of the inputs, equally far apart, and runs of taps lie side by side.
+// Tiles of a convolution as a product of matrices whose first factor is never made (implicit GEMM): rows of a tile are
+// outputs side by side, what they meet at a tap lies in a copy of the inputs, equally far apart, and runs of taps lie
+// side by side.
 #pragma once
 
 #include "pointwise_tile.h"
@@ -8,11 +9,16 @@
 namespace omniconv {
 namespace {
 
+// Steps through the taps that lie side by side: where they begin in the copy, and which of all such runs they are.
+struct Run {
+  int64_t at, number;
+};
+
 struct ImplicitCall {
-  TileCall tile;       // its a_row: between outputs, in the copy
-  const int64_t* run;  // where runs begin; each is of tile.length steps
-  int64_t runs;
-  int64_t second;      // from a row of outputs to the next, in the copy
+  TileCall tile;    // its a_row: between outputs, in the copy; its length: of a run
+  const Run* runs;  // which meet inputs
+  int64_t count;
+  int64_t second;   // from a row of outputs to the next, in the copy
 };
 
 // M outputs, of one row or (ROWS) half of them of the next.
@@ -24,15 +30,16 @@ void implicit_tile(const ImplicitCall& call, const float* a, const float* b, con
   begin_tile(call.tile, bias, out, last, sum);
   const int64_t row = call.tile.a_row, width = call.tile.b_row;
   Ahead asked = ahead;
-  for (int64_t run = 0; run < call.runs; ++run) {
+  for (const Run* run = call.runs; run < call.runs + call.count; ++run) {
     const float* base[ROWS * THIRDS];  // three outputs share an address, as in sum_tile
 #pragma GCC unroll 10
     for (int part = 0; part < ROWS * THIRDS; ++part)
-      base[part] = a + call.run[run] + part / THIRDS * call.second + part % THIRDS * 3 * row;
-    for (int64_t k = 0; k < call.tile.length; ++k, b += width) {
+      base[part] = a + run->at + part / THIRDS * call.second + part % THIRDS * 3 * row;
+    const float* right = b + run->number * call.tile.length * width;
+    for (int64_t k = 0; k < call.tile.length; ++k, right += width) {
       vec factor[N];
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) factor[n] = load(b + n * V);
+      for (int n = 0; n < N; ++n) factor[n] = load(right + n * V);
       if (asked.lines > 0) {
         __builtin_prefetch(asked.from, 0, 2);
         asked.from += V;

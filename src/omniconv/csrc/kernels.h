@@ -54,10 +54,11 @@ struct Affine {
 struct Pointwise {
   int64_t batch, inputs, outputs;  // samples; channels of each, of a group
   int64_t size[3];                 // positions of either tensor
-  bool by_rows;                    // whether channels lie side by side, in both tensors; else positions should
+  bool by_rows;                    // whether channels lie side by side, in both tensors; else positions should; with
+                                   // `taps` they do in the output
   View input, output;
   View addend;                     // lying as the output does; data is null where there is none
-  Matrix weights;                  // of outputs × inputs; with `taps` they lie in order, and only `data` counts
+  Matrix weights;                  // of outputs × inputs; with `taps` they lie in order
   const void* bias;                // of the weights' type, or null
   Affine affine;
   Activation activation;

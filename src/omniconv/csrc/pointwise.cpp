@@ -67,7 +67,7 @@ struct Packed {
   int32_t layout;  // 0 where they are forgotten
 
   explicit Packed(const Pointwise& call) {
-    samples = witnesses(call);
+    samples = call.taps ? 0 : witnesses(call);
     weights = kernels().pack(call, nullptr, host());
     all = HEADER + (samples + HEADER - 1) / HEADER * HEADER + weights;
     layout = call.taps ? 3 : call.by_rows ? 1 : 2;

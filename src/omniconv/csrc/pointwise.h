@@ -21,7 +21,7 @@ Tensor pack(const Pointwise& call, bool watched);
 // Makes such a tensor one of no weights, since they are no longer those of the call.
 void forget_packed(Pointwise& call);
 // Tells a call those of such a tensor, unless it is absent or of another layout or size. The kernel says CHANGED where
-// they are no longer those that were packed.
+// they are no longer those that were packed; with `taps` they are taken to be.
 void use_packed(Pointwise& call, const MaybeTensor& packed);
 
 using Tensors = std::vector<Tensor>;

@@ -69,8 +69,6 @@ struct PointwiseSums {
     bands = least(bands, steps);
   }
 
-  const Places& places(const View& view) const { return &view == &call.output ? to : added; }
-
   int64_t band_at(int64_t band) const { return ceil_div(call.outputs, step) * band / bands * step; }
 
   bool uniform(const View& view, const Places& places) const {
@@ -168,8 +166,10 @@ struct PointwiseSums {
           sum(tile, a, panel, bias + o, static_cast<float*>(call.output.data) + row * to.step[2] + o, last, ahead);
         } else {
           sum(tile, a, panel, bias + o, sums, V, ahead);
-          following.finish(sums, count, lanes, [&](int64_t m, const View& view) {
-            return (row + m) / plan.positions * view.batch + places(view).at((row + m) % plan.positions) + o;
+          following.finish(sums, count, lanes, [&](int64_t m, bool adds) {
+            const Places& places = adds ? added : to;
+            const int64_t batch = adds ? call.addend.batch : call.output.batch;
+            return (row + m) / plan.positions * batch + places.at((row + m) % plan.positions) + o;
           });
         }
         ahead.from += lines * V;
@@ -231,8 +231,8 @@ struct PointwiseSums {
   void finish_positions(float* sums, int64_t count, int64_t o, int64_t sample, int64_t begin, int64_t lanes) const {
     const auto at = [&](const View& view, int64_t m) { return sample * view.batch + (o + m) * view.channel; };
     if (to.even && to.step[2] == 1 && (!call.addend.data || (added.even && added.step[2] == 1))) {
-      following.finish(sums, count, lanes, [&](int64_t m, const View& view) {
-        return at(view, m) + places(view).at(begin);
+      following.finish(sums, count, lanes, [&](int64_t m, bool adds) {
+        return at(adds ? call.addend : call.output, m) + (adds ? added : to).at(begin);
       });
       return;
     }
@@ -246,7 +246,6 @@ struct PointwiseSums {
         narrow(static_cast<T*>(call.output.data) + at(call.output, m) + to.at(begin + p), row[p]);
     }
   }
-
 };
 
 template <class T>

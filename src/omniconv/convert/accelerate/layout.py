@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
@@ -12,35 +10,24 @@ from torch import Tensor, fx
 
 from omniconv.core import native
 from omniconv.core.chain import FollowedConv
+from omniconv.core.native import FORMATS, stays_step
 
 from .reading import memory_of, written
 
 
-def _step(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that stays a step where its graph is traced again, as it is where it was pickled."""
-
-    @wraps(function)
-    def called(value: Any, *more: Any) -> Any:
-        if isinstance(value, fx.Proxy):
-            return value.tracer.create_proxy("call_function", called, (value, *more), {})
-        return function(value, *more)
-
-    return called
-
-
-@_step
+@stays_step
 def channels_innermost(value: Any) -> Any:
     """An image or volume with its channels innermost; anything else as it is."""
     return native.channels_innermost(value)
 
 
-@_step
+@stays_step
 def in_order(value: Any) -> Any:
     """A tensor with its axes in order, as who reads a network's outputs by ``view`` expects."""
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
-@_step
+@stays_step
 def ordered_as(value: Any, input: Any) -> Any:
     """A tensor with its axes in order if an input's are, as networks keep the layout that they are given."""
     return in_order(value) if isinstance(input, Tensor) and input.is_contiguous() else value
@@ -51,7 +38,7 @@ def apart(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-@_step
+@stays_step
 def left_out(value: Any, name: str) -> None:
     """Raise ValueError for an argument that the example leaves out."""
     if value is not None:
@@ -61,7 +48,7 @@ def left_out(value: Any, name: str) -> None:
         )
 
 
-@_step
+@stays_step
 def given(value: Any, name: str) -> None:
     """Raise ValueError for an argument that only the example has."""
     if value is None:
@@ -71,7 +58,7 @@ def given(value: Any, name: str) -> None:
         )
 
 
-@_step
+@stays_step
 def batched(value: Any, least: int, most: float, seen: int) -> None:
     """Raise ValueError for a tensor of fewer or more axes, which the network would compute in another way."""
     if not least <= value.dim() <= most:
@@ -100,7 +87,7 @@ def laid(graph: fx.GraphModule, *, innermost: bool) -> fx.GraphModule:
         new.meta = dict(old.meta)
         if old in changing:
             continue
-        if innermost and old.op == "placeholder" and len(old.meta.get("shape", ())) in native.FORMATS:
+        if innermost and old.op == "placeholder" and len(old.meta.get("shape", ())) in FORMATS:
             _innermost(graph, steps, new)
         typed = any(isinstance(argument, torch.dtype) for argument in (*new.args, *new.kwargs.values()))
         if new.op == "call_method" and new.target == "view" and not typed:
@@ -133,4 +120,5 @@ def _innermost(graph: fx.GraphModule, steps: fx.Graph, input: fx.Node) -> None:
 def _lays(graph: fx.GraphModule, input: fx.Node, user: fx.Node) -> bool:
     """Whether a step is a layer that lays its input's channels side by side itself."""
     layer = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
-    return isinstance(layer, FollowedConv) and layer.lays and user.args[:1] == (input,) and input not in user.args[1:]
+    first = user.args[:1] == (input,) and input not in user.args[1:] and not user.kwargs
+    return isinstance(layer, FollowedConv) and layer.lays and first

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // omniconv::conv_native and conv_native_backward: depthwise, grouped and pointwise convolutions on kernels of our own;
-// pointwise_pack and pointwise_followed: the last with packed weights, and with what follows it.
+// pointwise_pack and pointwise_followed: the last with packed weights, and with what follows it; implicit_pack and
+// implicit_followed: any of them as a product of matrices, whose output lies in channels last.
 #include "pointwise.h"
 
 namespace omniconv {
@@ -64,7 +65,7 @@ Tensor followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bia
   return pointwise(call, input, bias, {addend, packed, after.affine(), call.follows});
 }
 
-// Any convolution of an input whose channels lie side by side, and what follows it, as those of a pointwise one.
+// Any convolution and what follows it; packed weights are taken to be those.
 Tensor implicit_followed(Tensor input, Tensor weight, MaybeTensor packed, MaybeTensor bias, Tensors norm,
                          double epsilon, MaybeTensor addend, Numbers numbers) {
   const ConvCall call(input, weight, bias, numbers, true);

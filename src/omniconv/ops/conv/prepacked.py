@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution of many channels in eager inference, with what follows, of weights that stay packed.
+"""A convolution of all channels or large groups in eager inference, with what follows, of weights that stay packed.
 
 In channels last and float32 a kernel of ours computes it as a product of matrices; else oneDNN does. ATen's convolution
 reorders its weights at each call: a fifth of ResNet-50's time for one picture.
@@ -30,7 +30,7 @@ from omniconv.core.follow import (
     hooked,
     takes,
 )
-from omniconv.core.native import PLAIN, channels_innermost, watching
+from omniconv.core.native import PLAIN, TYPES, channels_innermost, watching
 from omniconv.core.problem import ConvProblem
 
 from . import FAMILY
@@ -85,10 +85,13 @@ def _implicit() -> Any:
     return torch.ops.omniconv if hasattr(torch.ops.omniconv, "implicit_followed") else None
 
 
-def _multiplied(problem: ConvProblem) -> bool:
-    """Whether products of matrices compute a problem in channels last at least as fast as oneDNN."""
+def _multiplication_pays(problem: ConvProblem) -> bool:
+    """Whether products of matrices compute a problem in channels last about as fast as oneDNN, or faster."""
     channels = min(problem.in_channels, problem.out_channels) // problem.groups
-    return _implicit() is not None and problem.dim > 1 and (problem.groups == 1 or channels >= LEAST_GROUP)
+    # Of taps that lie apart oneDNN leaves out more of those that meet padding alone
+    close = all(d == 1 or k == 1 for d, k in zip(problem.dilation, problem.kernel_size, strict=True))
+    broad = problem.groups == 1 or channels >= LEAST_GROUP
+    return _implicit() is not None and problem.dim > 1 and close and broad
 
 
 class PrepackedConv(FollowedConv):
@@ -107,14 +110,15 @@ class PrepackedConv(FollowedConv):
         self._pads = None if even else tuple(amount for pair in reversed(pads) for amount in pair)  # F.pad: last first
         padding = [before for before, _ in pads] if even else [0] * problem.dim
         self._numbers = padding, list(problem.stride), list(problem.dilation), problem.groups
-        self._flat = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ())) if _multiplied(problem) else None
-        self.multiplies = self._flat is not None
+        self.multiplies = _multiplication_pays(problem)
+        self._flat: tuple[int, ...] = Flat(FAMILY.schema, ("zeros",)).pack(FAMILY.numbers(problem, ()))
         self.lays = self.multiplies and problem.groups == 1 and problem.in_channels <= MOST_PLANES
         self._compiled = choose(problem).kernel.compiled  # which leaves some inputs to others
-        self._held: tuple[Any, ref[Tensor], Tensor] | None = None  # of which weights, a reference to them, and packed
+        # By who packed them: of which weights, a reference to them, and packed. Inputs of both kinds may take turns.
+        self._held: dict[str, tuple[Any, ref[Tensor], Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": None}  # packed weights are neither copied nor pickled
+        return self.__dict__ | {"_held": {}}  # packed weights are neither copied nor pickled
 
     def forward(self, input: Tensor, residual: Tensor | None = None, innermost: bool = False) -> Tensor:
         output = self._at_once(input, residual, innermost)
@@ -146,7 +150,9 @@ class PrepackedConv(FollowedConv):
 
     def _is_multiplied(self, input: Tensor, innermost: bool) -> bool:
         problem = self.layer.problem
-        if self._flat is None or input.dtype != torch.float32:
+        if not self.multiplies or input.dtype not in TYPES:
+            return False
+        if input.dtype != torch.float32 and _takes(input.dtype):  # bfloat16, for which oneDNN has instructions
             return False
         if not innermost and (input.stride(1) != 1 or input.stride(-1) == 1 or input.shape[1] == 1):
             return False
@@ -160,7 +166,6 @@ class PrepackedConv(FollowedConv):
 
     def _multiplied(self, input: Tensor, residual: Tensor | None, code: int) -> Tensor:
         flat, layer = self._flat, self.layer
-        assert flat is not None  # noqa: S101  # or another computes
         packed = self._packed(layer.weight, "implicit", lambda own: _implicit().implicit_pack(input, own, flat))
         call = _implicit().implicit_followed.default._op  # noqa: SLF001
         found: Tensor = call(input, layer.weight, packed, layer.bias, *NO_NORM, residual, (*flat, code))
@@ -185,8 +190,8 @@ class PrepackedConv(FollowedConv):
 
     def _packed(self, weight: Tensor, whose: str, pack: Callable[[Tensor], Tensor]) -> Tensor:
         """The weights, packed for the first input and again when they change; other sizes are computed with these."""
-        key = whose, weight._version, weight.data_ptr(), weight.dtype  # noqa: SLF001
-        held = self._held
+        key = weight._version, weight.data_ptr(), weight.dtype  # noqa: SLF001
+        held = self._held.get(whose)
         if held is None or held[0] != key or held[1]() is not weight:
-            self._held = held = key, ref(weight), pack(weight.detach())
+            self._held[whose] = held = key, ref(weight), pack(weight.detach())
         return held[2]
