@@ -50,7 +50,7 @@ def wide(tensor):
     return None if tensor is None else tensor.double()
 
 
-def pointwise_parts(input, weight, _packed, bias, norm, epsilon, addend, numbers):
+def convolution_parts(input, weight, _packed, bias, norm, epsilon, addend, numbers):
     native = _NATIVE["conv", "native"]
     output = native.universal(wide(input), wide(weight), wide(bias), *native.flat.unpack(numbers[:-1]))
     output = normed(output, norm, epsilon)
@@ -105,7 +105,16 @@ def pointwise_call(inside=False, packed=True):
     own = OPS.pointwise_pack(input, weight) if packed else None
     addend, numbers = laid(torch.randn(2, OUT, 5, 6), inside), (2, 1, 1, 4, 0, 0, 0, 0, 2, 1, 1, 1, 0, 3)
     arguments = (input, weight, own, torch.randn(OUT), norm_of(OUT), EPSILON, addend, numbers)
-    return OPS.pointwise_followed, pointwise_parts, arguments
+    return OPS.pointwise_followed, convolution_parts, arguments
+
+
+def implicit_call(inside=False, packed=True):
+    """An operator, its parts, and arguments that agree."""
+    input, weight = laid(torch.randn(2, IN, 5, 6), inside), torch.randn(OUT, IN, 3, 2)
+    addend, numbers = laid(torch.randn(2, OUT, 5, 3), inside), (2, 1, 2, 4, 1, 1, 0, 1, 2, 1, 1, 1, 0, 3)
+    own = OPS.implicit_pack(input, weight, numbers[:-1]) if packed else None
+    arguments = (input, weight, own, torch.randn(OUT), norm_of(OUT), EPSILON, addend, numbers)
+    return OPS.implicit_followed, convolution_parts, arguments
 
 
 def separable_call(inside=False, packed=True):
@@ -131,8 +140,18 @@ def inverted_call(inside=False, packed=True):
     return OPS.inverted_followed, inverted_parts, (*before, *others, (*numbers, 2))
 
 
-CALLS = {"pointwise": pointwise_call, "separable": separable_call, "inverted": inverted_call}
-PACKED = {"pointwise": (2,), "separable": (6,), "inverted": (11, 2)}  # their places among the arguments
+CALLS = {
+    "pointwise": pointwise_call,
+    "implicit": implicit_call,
+    "separable": separable_call,
+    "inverted": inverted_call,
+}
+PACKED = {
+    "pointwise": (2,),
+    "implicit": (2,),
+    "separable": (6,),
+    "inverted": (11, 2),
+}  # their places among the arguments
 each_call = pytest.mark.parametrize("name", CALLS)
 each_layout = pytest.mark.parametrize("inside", [False, True])
 
@@ -217,7 +236,7 @@ def test_what_disagrees_is_refused_or_computed(name, inside):
 
 
 @each_layout
-@each_call
+@pytest.mark.parametrize("name", sorted({*CALLS} - {"implicit"}))
 def test_packed_weights_of_another_kind_are_not_used(name, inside):
     for at in PACKED[name]:
         check_packed(*CALLS[name](inside), at, inside)
@@ -250,6 +269,26 @@ def check_packed(operator, parts, arguments, at, inside):
 
 
 @each_layout
+def test_weights_packed_for_another_product_are_not_used(inside):
+    """Of an implicit product, which takes packed weights to be those of its call."""
+    operator, parts, arguments = implicit_call(inside)
+    right, numbers = arguments[2], arguments[-1][:-1]
+    taps, images = 3 * 2, torch.randn(1, IN, 3, 3)
+    others = {
+        "of a pointwise one": OPS.pointwise_pack(torch.randn(1, IN * taps, 2, 2), torch.randn(OUT, IN * taps, 1, 1)),
+        "of more outputs": OPS.implicit_pack(images, torch.randn(2 * OUT, IN, 3, 2), numbers),
+        "of fewer inputs": OPS.implicit_pack(images[:, 1:], torch.randn(OUT, IN - 1, 3, 2), numbers),
+        "of other numbers": torch.randn(right.numel()),
+        "of nothing": torch.empty(0),
+        "of every second number": torch.stack([right, right], 1).flatten()[::2],
+        "elsewhere": right.to("meta"),
+        **dict(other_tensors(right)),
+    }
+    for what, other in others.items():
+        check_call(operator, parts, what, replaced(arguments, 2, other))
+
+
+@each_layout
 def test_packing_refuses_what_is_no_pointwise_weight(inside):
     input, weight = laid(torch.randn(2, MIDDLE, 3, 3), inside), torch.randn(OUT, MIDDLE, 1, 1)
     wrong = {what: (input, other) for what, other in other_tensors(weight)}
@@ -264,7 +303,7 @@ def test_packing_refuses_what_is_no_pointwise_weight(inside):
 
 @each_call
 def test_weights_in_any_order_are_packed_alike(name):
-    operator, parts, arguments = CALLS[name]()
+    operator, parts, arguments = CALLS[name](packed=name != "implicit")  # which takes packed weights for those given
     for at, argument in enumerate(arguments):
         if isinstance(argument, torch.Tensor) and argument.dim() > 1 and at not in PACKED[name]:
             turned = argument.transpose(0, 1).contiguous().transpose(0, 1)
