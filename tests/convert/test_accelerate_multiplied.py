@@ -214,3 +214,15 @@ def test_an_input_that_others_read_is_laid_once():
 
     fast = accelerated(Twice().eval(), torch.randn(X), layout="channels last")
     assert layout.channels_innermost in [node.target for node in fast.network.graph.graph.nodes]
+
+
+def test_without_onednn(multiplied, monkeypatch):
+    monkeypatch.setattr(prepacked, "_operators", lambda: None)
+    monkeypatch.setattr(prepacked, "_takes", prepacked._takes.__wrapped__)
+    net, x = stem(), torch.randn(2, 3, 21, 34)
+    fast = accelerated(net, x, layout="channels last", changes=["PrepackedConv", "PrepackedConv"])
+    assert multiplied
+    for given in (x, x.bfloat16()):
+        own = copy.deepcopy(fast.network.graph).to(given.dtype)
+        assert_close(own(given), copy.deepcopy(net).to(given.dtype).double()(given.double()), terms=None)
+    assert prepacked.why_not_prepacked(layer(2, 8, 8, 3, dilation=2).problem) == "this torch has no oneDNN"

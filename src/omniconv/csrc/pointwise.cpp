@@ -170,14 +170,16 @@ bool is_pointwise(const Problem& problem) {
   return problem.groups == 1;
 }
 
-Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow) {
-  Pointwise forward = begun(call);
-  const Tensor from = laid(input, forward.by_rows);
-  Tensor output = empty(call.output, call.input.dim, call.input, call.input.channels_inner());
+namespace {
+
+// What a call makes of an input that lies at `from`, and what follows, in a new tensor.
+Tensor computed(Pointwise forward, const Call& call, const View& from, bool channels_inner, const MaybeTensor& bias,
+                const Follow& follow) {
+  Tensor output = empty(call.output, call.input.dim, call.input, channels_inner);
   MaybeTensor shift, addend;
   if (bias) forward.bias = (shift = in_order(*bias))->data_ptr();
   if (follow.addend) forward.addend = view(*(addend = laid(*follow.addend, forward.by_rows)));
-  forward.input = stepped(from, call.bound.problem);
+  forward.input = from;
   forward.output = view(output);
   forward.affine = follow.affine;
   forward.activation = follow.activation;
@@ -185,8 +187,6 @@ Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias,
   run(forward);
   return output;
 }
-
-namespace {
 
 Pointwise begun_implicit(const Call& call) {
   Pointwise found = begun(call);
@@ -197,20 +197,15 @@ Pointwise begun_implicit(const Call& call) {
 
 }  // namespace
 
+Tensor pointwise(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow) {
+  const Pointwise forward = begun(call);
+  const Tensor from = laid(input, forward.by_rows);
+  return computed(forward, call, stepped(from, call.bound.problem), call.input.channels_inner(), bias, follow);
+}
+
 Tensor implicit(const Call& call, const Tensor& input, const MaybeTensor& bias, const Follow& follow) {
-  Pointwise forward = begun_implicit(call);
   const Tensor from = readable(input);
-  Tensor output = empty(call.output, call.input.dim, call.input, true);
-  MaybeTensor shift, addend;
-  if (bias) forward.bias = (shift = in_order(*bias))->data_ptr();
-  if (follow.addend) forward.addend = view(*(addend = laid(*follow.addend, true)));
-  forward.input = view(from);
-  forward.output = view(output);
-  forward.affine = follow.affine;
-  forward.activation = follow.activation;
-  use_packed(forward, follow.packed);
-  run(forward);
-  return output;
+  return computed(begun_implicit(call), call, view(from), true, bias, follow);
 }
 
 Tensor pack_implicit(const Call& call) { return pack(begun_implicit(call), false); }

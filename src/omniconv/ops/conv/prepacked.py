@@ -65,17 +65,19 @@ def _has(name: str) -> bool:
 @cache
 def _takes(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes in a type here: bfloat16 needs instructions that not every machine has."""
+    if _operators() is None:
+        return False
     return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def why_not_prepacked(problem: ConvProblem) -> str | None:
-    """Why oneDNN's weights are not kept for a problem, in one sentence."""
-    if _operators() is None:
-        return "this torch has no oneDNN"
+    """Why weights are not kept packed for a problem, in one sentence."""
     if problem.dim == 1:
         return "oneDNN's operators take images and volumes"
     if problem.padding_mode != "zeros" or not problem.fixed_pads:
         return "oneDNN pads with zeros, by numbers that no input changes"
+    if _operators() is None and not _multiplication_pays(problem):
+        return "this torch has no oneDNN"
     return None
 
 
@@ -167,7 +169,7 @@ class PrepackedConv(FollowedConv):
     def _multiplied(self, input: Tensor, residual: Tensor | None, code: int) -> Tensor:
         flat, layer = self._flat, self.layer
         packed = self._packed(layer.weight, "implicit", lambda own: _implicit().implicit_pack(input, own, flat))
-        call = _implicit().implicit_followed.default._op  # noqa: SLF001
+        call = _implicit().implicit_followed.default._op  # noqa: SLF001  # without Python's way to it (core/native.py)
         found: Tensor = call(input, layer.weight, packed, layer.bias, *NO_NORM, residual, (*flat, code))
         return found
 
