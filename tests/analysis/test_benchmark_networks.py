@@ -13,6 +13,7 @@ from torch import nn
 
 import omniconv
 from omniconv.core.library import absent
+from omniconv.ops.conv import prepacked
 from tolerance import assert_close
 
 efficientnet = pytest.importorskip("efficientnet_lite_pytorch")
@@ -100,3 +101,17 @@ def test_one_call_of_each_inverted_residual_is_set_beside_its_parts(monkeypatch,
     right = inverted.calls_of
     monkeypatch.setattr(inverted, "calls_of", lambda *given: {**right(*given), "one": lambda: torch.zeros(1)})
     assert inverted.main(["--seconds", "0.01"]) == 1
+
+
+@pytest.mark.skipif(bool(absent()), reason=absent())
+@pytest.mark.skipif(prepacked._operators() is None, reason="this torch has no oneDNN")
+def test_implicit_products_are_set_beside_onednn(monkeypatch, capsys):
+    implicit = importlib.import_module("implicit")
+    monkeypatch.setattr(implicit, "CONVOLUTIONS", implicit.CONVOLUTIONS[1::6])
+    assert implicit.main(["--seconds", "0.01"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 2 * len(implicit.CONVOLUTIONS)
+    assert all(float(cell) > 0 for row in rows for cell in row.split("|")[2:5])
+    right = implicit.calls_of
+    monkeypatch.setattr(implicit, "calls_of", lambda *given: {**right(*given), "ours": lambda: torch.zeros(1)})
+    assert implicit.main(["--seconds", "0.01"]) == 1
